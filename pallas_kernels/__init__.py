@@ -1,0 +1,1 @@
+"""Operations with several implementations, one folder each: `api.py` chooses, `reference.py` says what is meant."""

@@ -1,0 +1,339 @@
+"""A config to the parts of a run. Below this file functions receive values, never the config."""
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import optax
+
+from rlx import config
+from rlx.config import ConfigError
+from rlx.grow import demonstrations, engine, labels, rollout, sampling
+from rlx.grow import tokenizer as tokenizers
+from rlx.learn import mesh as meshes
+from rlx.learn import objective
+from rlx.learn.pack import Bucket
+from rlx.types import Model
+
+TEXTS = 2000   # expert episodes a tokenizer is made from
+
+
+class Learner(NamedTuple):
+  """What trains one model."""
+  name: str
+  model: str
+  tracks: Mapping[str, objective.Track]
+  tx: optax.GradientTransformation
+  epochs: int
+  minibatch: int
+  microbatch: int | None
+  unit: str
+  every: int
+  when: str            # 'before' | 'after' the policy's
+
+
+class World(NamedTuple):
+  """What all phases share."""
+  env: Any
+  tokenizer: Any
+  models: dict[str, Model]
+  mesh: jax.sharding.Mesh
+
+
+class Phase(NamedTuple):
+  """One phase, ready to run."""
+  name: str
+  steps: int
+  prompts: int
+  source: config.Bound
+  curriculum: Any
+  plan: rollout.Plan
+  rows: Callable
+  segment: Callable | None
+  labels: dict[str, Callable]
+  buckets: tuple[Bucket, ...]
+  transforms: tuple
+  learners: tuple[Learner, ...]
+  config: ml_collections.ConfigDict
+
+
+# ---- configs of phases -------------------------------------------------------------------------------------------------
+
+def phases(c: ml_collections.ConfigDict) -> list[ml_collections.ConfigDict]:
+  """The config of each phase: the run's, with the keys the phase changes."""
+  out = []
+  for i, phase in enumerate(c.phases):
+    phase = dict(phase)
+    if not {'name', 'steps', 'source'} <= set(phase):
+      raise ConfigError(f'phase {i} needs a name, steps and a source; it has {sorted(phase)}.')
+    one = ml_collections.ConfigDict(c.to_dict(), type_safe=False)
+    with one.unlocked():
+      one.phase = {k: phase.pop(k) for k in ('name', 'steps', 'source')}
+    config.override(one, phase)
+    out.append(one)
+  return out
+
+
+def fingerprint(c: ml_collections.ConfigDict) -> dict:
+  """What must not change when a run is continued."""
+  free = ('workdir', 'cache', 'log_every', 'episodes', 'checkpoint', 'summary', 'smoke')
+  return {k: v for k, v in config.plain(c).items() if k not in free}
+
+
+def digest(value: Any) -> str:
+  """A short name of a plain value."""
+  return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+# ---- the world ---------------------------------------------------------------------------------------------------------
+
+def environment(c: ml_collections.ConfigDict) -> Any:
+  """The environment."""
+  if c.env is None:
+    raise ConfigError("the config has no env: set c.env, for example dict(name='sql').")
+  bound = config.build('env', c.env)
+  return bound.call(seed=c.seed)
+
+
+def tokenizer(c: ml_collections.ConfigDict, env: Any, folder: str = '') -> Any:
+  """The tokenizer: that of the folder where one was saved, otherwise as the spec says."""
+  if c.tokenizer is None:
+    raise ConfigError("the config has no tokenizer: set c.tokenizer, for example dict(name='bpe', size=512).")
+  saved = os.path.join(folder, 'tokenizer.json') if folder else ''
+  if saved and os.path.isfile(saved):
+    return tokenizers.file(path=saved)
+  bound = config.build('tokenizer', c.tokenizer)
+  made = bound.call(texts=_texts(env, c.seed) if 'texts' in bound.takes else None)
+  if saved:
+    made.save(saved)
+  return made
+
+
+def _texts(env, seed):
+  """What the environment's expert says and hears; without an expert, its prompts."""
+  tasks = env.tasks('train')
+  for i in range(min(TEXTS, len(tasks))):
+    if hasattr(env, 'expert'):
+      said, _ = demonstrations.transcript(env, tasks[i], seed + i)
+      yield ' '.join(part for turn in said for part in turn)
+    else:
+      yield env.reset(tasks[i], seed + i)[1].text
+
+
+def models(c: ml_collections.ConfigDict, tok: Any, mesh: jax.sharding.Mesh, heads: Mapping[str, tuple]) -> dict[str, Model]:
+  """Every model of the config, with fresh parameters on the mesh; `heads`: model -> the value heads it must have."""
+  out = {}
+  for name, spec in sorted(c.models.items()):
+    policy = policies(c, name, spec, tok.size)
+    key = jax.random.fold_in(jax.random.key(c.seed), zlib.crc32(name.encode()) & 0x7fffffff)
+    init = lambda key, policy=policy, name=name: with_heads(policy.init(key), policy, heads.get(name, ()), key)
+    shardings = meshes.shard_params(jax.eval_shape(init, key), tuple(map(tuple, c.sharding)), mesh)
+    out[name] = Model(policy, jax.jit(init, out_shardings=shardings)(key), tok)
+  return out
+
+
+def policies(c, name, spec, size):
+  """The functions of one model; its vocabulary must be the tokenizer's."""
+  if spec is None:
+    raise ConfigError(f"the config has no model '{name}': set c.models.{name}, for example dict(name='transformer', layers=2, dim=128).")
+  bound = config.build('policy', spec)
+  given = bound.static.get('vocab')
+  if given is not None and given != size:
+    raise ConfigError(f"model '{name}' has a vocabulary of {given}, the tokenizer one of {size}: leave `vocab` out or make them equal.")
+  return bound.call(vocab=size)
+
+
+def with_heads(params: Any, policy: Any, heads: tuple, key: jax.Array) -> Any:
+  """Parameters with a value head for each name."""
+  if not heads:
+    return params
+  from rlx.models import heads as library
+  module = library.value_head()
+  made = {h: module.init(jax.random.fold_in(key, zlib.crc32(h.encode()) & 0x7fffffff),
+                         jax.numpy.zeros((1, policy.config.dim), jax.numpy.float32)) for h in heads}
+  return {**params, 'heads': made}
+
+
+# ---- phases ------------------------------------------------------------------------------------------------------------
+
+def tracks(specs: Mapping) -> dict[str, objective.Track]:
+  """Tracks from their specs."""
+  out = {}
+  for name, spec in specs.items():
+    spec = dict(spec)
+    unknown = set(spec) - {'estimator', 'selector', 'average', 'loss', 'coef'}
+    if unknown or 'loss' not in spec or 'estimator' not in spec:
+      raise ConfigError(f"track '{name}' has {sorted(spec)}; a track has estimator and loss, and may have selector, average and coef.")
+    estimators = config.chain('estimator', spec['estimator'])
+    for i, b in enumerate(estimators):
+      if (len(b.places) > 1) != (i > 0) and b.places:
+        raise ConfigError(f"track '{name}': '{b.name}' {'is a modulator and needs an estimator before it' if not i else 'is an estimator and must come first'}.")
+    out[name] = objective.Track(
+        estimator=estimators, selector=config.chain('selector', spec.get('selector', ())),
+        average=config.build('average', spec.get('average', 'token_mean')),
+        loss=tuple(_loss(s) for s in _tuple(spec['loss'])), coef=_coef(spec.get('coef', 1.)))
+  if not out:
+    raise ConfigError('there is no track: set c.tracks.')
+  return out
+
+
+def _tuple(specs):
+  return specs if isinstance(specs, list | tuple) else (specs,)
+
+
+def _loss(spec):
+  coef = 1.
+  if isinstance(spec, Mapping | ml_collections.ConfigDict) and 'coef' in spec:
+    spec = dict(spec)
+    coef = spec.pop('coef')
+  return config.build('loss', spec), _coef(coef)
+
+
+def _coef(value):
+  return config.schedule(value) if isinstance(value, Mapping | ml_collections.ConfigDict) else float(value)
+
+
+def optimizer(spec: Any) -> optax.GradientTransformation:
+  """An optimizer; its learning rate may be a schedule of the number of updates."""
+  bound = config.build('tx', spec)
+  static = {k: config.schedule(v) if isinstance(v, Mapping) and 'schedule' in v else v for k, v in bound.static.items()}
+  return bound.fn(**{**static, **bound.traced})
+
+
+def learners(c: ml_collections.ConfigDict) -> tuple[Learner, ...]:
+  """The learners in the order they run."""
+  own = dict(model='policy', tracks=c.tracks, tx=c.tx, epochs=c.epochs, minibatch=c.minibatch, microbatch=c.microbatch,
+             unit=c.unit, every=1)
+  out = [_learner('policy', own, c, 'policy')]
+  for name, spec in sorted(c.learners.items()):
+    spec = dict(spec)
+    unknown = set(spec) - set(own) - {'when'}
+    if unknown or not {'model', 'tracks'} <= set(spec):
+      raise ConfigError(f"learner '{name}' has {sorted(spec)}; it needs model and tracks, and may have {sorted(set(own) - {'model', 'tracks'})} and when.")
+    when = spec.pop('when', 'after')
+    made = _learner(name, {**own, **spec}, c, when)
+    if any(made.model == other.model for other in out):
+      raise ConfigError(f"learner '{name}' trains the model '{made.model}', which another learner trains already: put its tracks there.")
+    out.insert(0, made) if when == 'before' else out.append(made)
+  return tuple(out)
+
+
+def _learner(name, spec, c, when):
+  if spec['model'] not in c.models:
+    raise ConfigError(f"learner '{name}' trains the model '{spec['model']}'; there are {sorted(c.models)}.")
+  for key in ('epochs', 'minibatch', 'every'):
+    if not isinstance(spec[key], int) or spec[key] < 1:
+      raise ConfigError(f"{key} must be a whole number of at least 1, not {spec[key]!r}.")
+  if spec['microbatch'] is not None and (not isinstance(spec['microbatch'], int) or spec['minibatch'] % spec['microbatch']):
+    raise ConfigError(f"microbatch {spec['microbatch']!r} does not divide minibatch {spec['minibatch']}.")
+  if spec['unit'] not in ('row', 'group'):
+    raise ConfigError(f"unit is 'row' or 'group', not {spec['unit']!r}.")
+  return Learner(name, spec['model'], tracks(spec['tracks']), optimizer(spec['tx']), spec['epochs'], spec['minibatch'],
+                 spec['microbatch'], spec['unit'], spec['every'], when)
+
+
+def heads(c: ml_collections.ConfigDict) -> dict[str, tuple]:
+  """model -> the value heads that losses and `score` transforms of any phase want of it."""
+  out: dict[str, dict] = {}
+  for one in phases(c):
+    for learner in learners(one):
+      out.setdefault(learner.model, {}).update(dict.fromkeys(objective.wants(learner.tracks)[0]))
+    for t in config.chain('transform', one.transforms):
+      if t.static.get('head'):
+        out.setdefault(t.static.get('model', 'policy'), {})[t.static['head']] = None
+  return {k: tuple(sorted(v)) for k, v in out.items()}
+
+
+def phase(c: ml_collections.ConfigDict, env: Any) -> Phase:
+  """The parts of one phase, from its config."""
+  made_buckets = []
+  for b in c.buckets:
+    try:
+      made_buckets.append(Bucket(**b))
+    except TypeError as e:
+      raise ConfigError(f'a bucket has rows, width, nodes, prompts and may have actions; it is {dict(b)!r}.') from e
+  if not 1 <= len(made_buckets) <= 4:
+    raise ConfigError(f'there must be 1 to 4 buckets, not {len(made_buckets)}: each is compiled.')
+  if not isinstance(c.phase.steps, int) or c.phase.steps < 0:
+    raise ConfigError(f"phase '{c.phase.name}': steps must be a whole number, not {c.phase.steps!r}.")
+  if c.sampler.on_full not in ('end', 'window', 'error'):
+    raise ConfigError(f"sampler.on_full is 'end', 'window' or 'error', not {c.sampler.on_full!r}.")
+  if c.sampler.turn >= c.sampler.width:
+    raise ConfigError(f'sampler.turn {c.sampler.turn} leaves no room for a prompt in sampler.width {c.sampler.width}.')
+  if not c.sampling.temperature >= 0:
+    raise ConfigError(f'sampling.temperature must not be negative, it is {c.sampling.temperature}.')
+  call = lambda kind, specs: tuple(_bound(b) for b in config.chain(kind, specs))
+  context, = call('context', c.context)
+  segment, = call('segment', c.segment) if c.segment else (None,)
+  rows, = call('rows', c.rows)
+  plan = rollout.Plan(
+      env=env, explorer=config.build('explorer', c.explorer).call(), context=context, rewards=call('reward', c.rewards),
+      probes=call('probe', c.probes), scorers={k: call('scorer', v)[0] for k, v in c.scorers.items()},
+      sampling={k: v for k, v in c.sampling.items()}, max_steps=c.sampler.max_steps, workers=c.sampler.workers)
+  return Phase(
+      name=c.phase.name, steps=c.phase.steps, prompts=c.on_policy_prompts, source=config.build('source', c.phase.source),
+      curriculum=config.build('curriculum', c.curriculum).call(env=env, seed=c.seed), plan=plan, rows=rows, segment=segment,
+      labels={k: call('label', v)[0] for k, v in c.labels.items()}, buckets=tuple(sorted(made_buckets, key=lambda b: b.rows * b.width)),
+      transforms=config.chain('transform', c.transforms), learners=learners(c), config=c)
+
+
+def _bound(b):
+  """A host-side method as one callable; marks such as `grain` stay on it."""
+  def call(*args):
+    return b.call(*args)
+  for mark in ('grain',):
+    if hasattr(b.fn, mark):
+      setattr(call, mark, getattr(b.fn, mark))
+  call.__name__ = b.name
+  call.writes = written(b)
+  return call
+
+
+def written(b: config.Bound) -> tuple[str, ...]:
+  """The columns a bound method writes, as 'reward/task', 'label/state' ..."""
+  return tuple(b.writes)
+
+
+def limits(c: ml_collections.ConfigDict) -> engine.Limits:
+  """Sizes of the sampler."""
+  s = c.sampler
+  return engine.Limits(slots=s.slots, width=s.width, turn=s.turn, chunk=s.chunk, buckets=tuple(s.buckets), copy_from=s.copy_from,
+                       on_full=s.on_full)
+
+
+def stop(c: ml_collections.ConfigDict, tok: Any) -> engine.Stop:
+  """Special tokens among the stops become ids, everything else is looked for in the text."""
+  given = tuple(c.sampler.stop)
+  return engine.Stop(tuple(tok.special[s] for s in given if s in tok.special), tuple(s for s in given if s not in tok.special))
+
+
+def columns(p: Phase) -> dict[str, tuple[str, ...]]:
+  """Every column that anything of this phase writes, by table."""
+  out: dict[str, dict] = dict(reward={'task': None}, label={'source': None}, role={}, stream={'entropy': None}, value={}, prompt={}, judged={})
+  if any(k in p.config.sampling and v not in (0, 1., 0.) for k, v in p.config.sampling.items() if k != 'temperature'):
+    out['stream']['sampler_logp'] = None
+  every = [getattr(p.plan.env, 'writes', ())] + [getattr(f, 'writes', ()) for f in (*p.plan.rewards, *p.plan.probes, p.segment) if f]
+  for f in p.plan.rewards:
+    if not f.writes:
+      every.append(('reward/task',))
+  for writes in every:
+    for w in writes:
+      table, _, name = w.partition('/')
+      out.setdefault(table, {})[name] = None
+  out['label'].update(dict.fromkeys(p.labels))
+  return {k: tuple(v) for k, v in out.items()}
+
+
+def intern(lists: Any) -> Any:
+  """Hashables of each prompt to integers."""
+  return labels.intern(lists)
+
+
+def sampler(policy: Any, c: ml_collections.ConfigDict, tok: Any) -> Any:
+  """The compiled functions of the sampler; made once a run."""
+  return sampling.make(policy, stop_ids=stop(c, tok).ids)

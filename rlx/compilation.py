@@ -1,0 +1,38 @@
+"""JAX's persistent compilation cache, and what it saved."""
+
+import os
+
+import jax
+
+_seconds = dict(spent=0., saved=0.)
+_listening = []
+
+
+def cache_folder() -> str:
+  """`$XDG_CACHE_HOME/rlx`, by default ~/.cache/rlx."""
+  return os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'rlx')
+
+
+def cache(on: bool = True) -> None:
+  """Keeps every compiled program on disk, and counts seconds spent compiling and saved by the cache."""
+  if not _listening:
+    jax.monitoring.register_event_duration_secs_listener(_listen)
+    _listening.append(True)
+  if on and not jax.config.jax_compilation_cache_dir:
+    folder = os.path.join(cache_folder(), 'xla')
+    os.makedirs(folder, exist_ok=True)
+    jax.config.update('jax_compilation_cache_dir', folder)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+    jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+
+
+def _listen(event, seconds, **_):
+  if event.endswith('backend_compile_duration'):
+    _seconds['spent'] += seconds
+  elif event.endswith('compile_time_saved_sec'):
+    _seconds['saved'] += max(seconds, 0.)
+
+
+def seconds() -> dict[str, float]:
+  """Seconds of this process spent compiling, and saved by programs found in the cache."""
+  return dict(_seconds)

@@ -1,0 +1,73 @@
+"""Labels: what makes two steps the same. Strings and other hashables become integers here, once, on the host.
+
+A label function `(nodes: Sequence[Node]) -> list of hashables` sees the steps of one prompt. `intern` turns the lists of a whole
+batch into one i32 column. Estimators never see a string.
+"""
+
+import collections
+import itertools
+import operator
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from rlx.types import Node
+
+
+def named(nodes: Sequence[Node], *, name: str) -> list[Hashable]:
+  """What the environment or a segmenter called the steps: `node.label[name]`, None where it said nothing."""
+  return [n.label.get(name) for n in nodes]
+
+
+def exact(nodes: Sequence[Node], *, of: str = 'obs') -> list[Hashable]:
+  """The text itself (the anchors of GiGPO, arXiv:2505.10978, use the observation).
+
+  Args:
+    nodes: steps of one prompt.
+    of: the field of the step to read: 'obs' or 'text'.
+  """
+  return list(map(operator.attrgetter(of), nodes))
+
+
+def normalised(nodes: Sequence[Node], *, of: str = 'obs') -> list[Hashable]:
+  """The text without case, and with every run of whitespace as one space, none at the ends.
+
+  Nothing else is forgiven: 'drawer 1' and 'drawer 2', 'a, b' and 'a b' stay different. Each distinct text is read once.
+
+  Args:
+    nodes: steps of one prompt.
+    of: the field of the step to read: 'obs' or 'text'.
+  """
+  texts = exact(nodes, of=of)
+  plain = {t: ' '.join(t.casefold().split()) for t in set(texts)}
+  return [plain[t] for t in texts]
+
+
+def intern(columns: Sequence[Sequence[Hashable]]) -> np.ndarray:
+  """Hashables to integers, equal to equal, over a whole batch in one pass.
+
+  Integers and booleans that fit in 32 bits stand for themselves (`label['turn']`, `label['switch']`: their value has a meaning)
+  and None for 0. Anything else gets dense ids in the order of first sight, and each None an id of its own: a step without a
+  label equals no other.
+
+  Args:
+    columns: the values of each prompt, one a step.
+
+  Returns:
+    `[N]` i32, the prompts one behind the other.
+  """
+  n = sum(map(len, columns))
+  ids = collections.defaultdict(itertools.count().__next__)   # an unknown key takes the next number
+  column = np.fromiter(map(ids.__getitem__, itertools.chain.from_iterable(columns)), np.int32, n)
+  missing = ids.get(None)
+  keys = list(ids)
+  if all(k is None or _fits(k) for k in keys):
+    return np.array([0 if k is None else int(k) for k in keys], np.int32)[column]
+  if missing is not None:
+    at = np.flatnonzero(column == missing)
+    column[at[1:]] = len(ids) + np.arange(len(at) - 1, dtype=np.int32)
+  return column
+
+
+def _fits(key):
+  return isinstance(key, (int, np.integer, np.bool_)) and -2**31 <= key < 2**31

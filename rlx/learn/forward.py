@@ -1,0 +1,120 @@
+"""What a model says about the tokens of a batch: the one place where log-probabilities for training are made."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.linear_logp import linear_logp
+from rlx.types import Array, Batch, Out, Policy, Tokens
+
+
+def last_seen(segment: Array) -> Array:
+  """`[R, T]` i32 `last` of packed rows: token j is seen by i iff j <= i < last[j].
+
+  It is the end of the token's sequence. A padding token is seen by itself only.
+
+  Args:
+    segment: `[R, T]` sequence inside the row, contiguous, -1 on padding.
+  """
+  width = segment.shape[1]
+  after = jnp.broadcast_to(jnp.arange(1, width + 1, dtype=jnp.int32), segment.shape)
+  ends = jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (0, 1)), constant_values=True)
+  ends |= segment < 0
+  return jax.lax.cummin(jnp.where(ends, after, width), axis=1, reverse=True)
+
+
+def before(tokens: Tokens) -> Array:
+  """`[R, T]` i32 index of the token before each on its path, -1 at the first of a sequence and on padding.
+
+  In a packed row that is the neighbour to the left. In a tree row (`stream['last']`) it is the nearest token to the left
+  that stands one position higher and is still seen.
+  """
+  rows, width = tokens.ids.shape
+  index = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), (rows, width))
+  if 'last' not in tokens.stream:
+    same = jnp.pad(tokens.segment[:, 1:] == tokens.segment[:, :-1], ((0, 0), (1, 0)))
+    return jnp.where(same & (tokens.segment >= 0), index - 1, -1)
+  # sorted by (position, index), the wanted token is the greatest key below (position - 1, own index)
+  keys = jnp.where(tokens.segment >= 0, tokens.position * width + index, jnp.iinfo(jnp.int32).max)
+  wanted = (tokens.position - 1) * width + index
+  order = jnp.sort(keys, axis=1)
+  slot = jax.vmap(jnp.searchsorted)(order, wanted) - 1
+  key = jnp.take_along_axis(order, jnp.maximum(slot, 0), axis=1)
+  found = key % width
+  seen = jnp.take_along_axis(tokens.stream['last'], found, axis=1) > index
+  right = (slot >= 0) & (key // width == tokens.position - 1) & seen & (tokens.segment >= 0)
+  return jnp.where(right, found, -1)
+
+
+def forward(policy: Policy, params: Any, batch: Batch | Tokens, *, temperature=1., heads: tuple[str, ...] = (),
+            extra: Mapping[str, Callable] = {}, actions: int | None = None, implementation: str | None = None) -> Out:
+  """Log-probability, entropy, values and whatever else is asked of the logits, of every sampled token.
+
+  All columns of token t are read from the hidden state of the token before it on its path, the state in which t was
+  chosen: `logp_t = log softmax(head(hidden_before(t)) / temperature)[ids_t]`, and the value of t is the value of the state
+  before t is said. The first token of a sequence has no such state and gets 0, as do tokens that were not sampled.
+
+  Args:
+    policy: the model.
+    params: its parameters; those of head `name` are `params['heads'][name]`.
+    batch: a batch or its tokens. `tokens.stream['last']` marks tree rows, otherwise rows are packed sequences.
+    temperature: scalar, or `[R, T]` for one of each token's own; may be traced.
+    heads: names of the value heads to read.
+    extra: name -> `fn(logits [V] f32, id) -> f32 scalar`, on the logits divided by the temperature.
+    actions: the largest number of sampled tokens in a row. Only so many positions of each row reach the head, which is
+      most of the work where the vocabulary is large. None: all `T`. In a row that has more, the tokens left over are NaN.
+    implementation: of `linear_logp`.
+
+  Returns:
+    `Out` with `[R, T]` f32 columns, whatever the model's dtype.
+
+  Raises:
+    KeyError: a head that `params['heads']` does not have; the message lists those it has.
+  """
+  tokens = batch.tokens if isinstance(batch, Batch) else batch
+  rows, width = tokens.ids.shape
+  chex.assert_shape((tokens.segment, tokens.position, tokens.sampled), (rows, width))
+  missing = set(heads) - set(params['heads'] if heads and 'heads' in params else ())
+  if missing:
+    raise KeyError(f"no value head {sorted(missing)} in params['heads'], which has {sorted(params.get('heads', ()))}")
+
+  last = tokens.stream['last'] if 'last' in tokens.stream else last_seen(tokens.segment)
+  hidden, _ = policy.apply(params, tokens.ids, tokens.position, last)
+  state = before(tokens)
+  asked = tokens.sampled & (state >= 0)
+  size = width if actions is None else min(actions, width)
+  slot, at = _slots(asked, size)
+  here = lambda x: jnp.take_along_axis(x, at, axis=1)
+  hidden = jnp.take_along_axis(hidden, jnp.maximum(here(state), 0)[:, :, None], axis=1)
+  if getattr(temperature, 'ndim', 0):
+    temperature = here(temperature)
+  logp, entropy, *values = linear_logp(hidden, policy.head(params), here(tokens.ids), temperature=temperature,
+                                       extra=extra, implementation=implementation)
+
+  def back(x):
+    x = jnp.take_along_axis(x, jnp.minimum(slot, size - 1), axis=1)
+    return jnp.where(asked, jnp.where(slot < size, x, jnp.nan), 0)
+  return Out(logp=back(logp), entropy=back(entropy),
+             value={name: back(_value(params['heads'][name], hidden)) for name in heads},
+             extra=jax.tree.map(back, values[0] if values else {}))
+
+
+def _slots(asked: Array, size: int) -> tuple[Array, Array]:
+  """(slot `[R, T]` of each token that is asked for, at `[R, size]` the token in each slot; any where a slot is empty)."""
+  width = asked.shape[1]
+  if size == width:
+    index = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), asked.shape)
+    return index, index
+  count = jnp.cumsum(asked, axis=1, dtype=jnp.int32)
+  # a search in the counts, where a scatter would gather all rows on every device
+  at = jax.vmap(jnp.searchsorted, (0, None))(count, jnp.arange(1, size + 1, dtype=jnp.int32))
+  return jnp.maximum(count - 1, 0), jnp.minimum(at, width - 1)
+
+
+def _value(head: Mapping[str, Array], hidden: Array) -> Array:
+  """`[R, K]` f32: `hidden @ kernel + bias`."""
+  kernel, bias = head['kernel'].astype(jnp.float32), head['bias'].astype(jnp.float32)
+  return jnp.matmul(hidden.astype(jnp.float32), kernel)[..., 0] + bias[0]

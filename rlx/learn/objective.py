@@ -1,0 +1,165 @@
+"""From tracks to one number: credit on the whole batch, weights on a minibatch, terms on its rows.
+
+A track is estimators -> selectors -> average -> losses. Credit and selection are decided once, on the whole batch; the average and
+`prepare` see the minibatch; `term` may see a part of it, so sums over microbatches and devices leave nothing to divide.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlx import tree
+from rlx.masked import narrow, to_tokens
+from rlx.types import Advantages, Array, Batch, Loss, Out, Stateful, struct
+from rlx.types import _keep_state as keep_state
+
+sg = jax.lax.stop_gradient
+
+
+class Track(NamedTuple):
+  """One objective of a learner; every member is a `config.Bound`."""
+  estimator: tuple
+  selector: tuple
+  average: Any
+  loss: tuple          # of (Bound, coef), coef a float or a schedule
+  coef: Any = 1.
+
+
+@struct
+class Credit:
+  """What the whole batch decides for a track."""
+  adv: Array           # [R, T] f32
+  keep: Array          # [R, T] bool
+
+
+def floats(tracks: Mapping[str, Track], step: int) -> dict:
+  """The traced hyperparameters of all tracks at a step: the argument of the jitted functions."""
+  value = lambda v: jnp.asarray(v(step) if callable(v) else v, jnp.float32)
+  return {name: dict(estimator=[b.floats(step) for b in t.estimator], selector=[b.floats(step) for b in t.selector],
+                     average=t.average.floats(step), loss=[b.floats(step) for b, _ in t.loss],
+                     coefs=[value(c) for _, c in t.loss], coef=value(t.coef)) for name, t in tracks.items()}
+
+
+def losses(track: Track, hyper: Mapping) -> list[Loss]:
+  """The track's losses, made with the (traced) hyperparameters."""
+  return [b.call(floats=f) for (b, _), f in zip(track.loss, hyper['loss'], strict=True)]
+
+
+def wants(tracks: Mapping[str, Track]) -> tuple[tuple, dict]:
+  """(heads, extra): the union of what the losses ask of `forward`."""
+  heads, extra = {}, {}
+  for track in tracks.values():
+    for bound, _ in track.loss:
+      loss = bound.call()
+      heads.update(dict.fromkeys(loss.heads))
+      extra.update(loss.extra)
+  return tuple(heads), extra
+
+
+def init(tracks: Mapping[str, Track]) -> dict:
+  """The carry of all tracks: states of stateful estimators and selectors, and of losses."""
+  state = lambda b: b.call().init() if not b.places else ()
+  return {name: dict(estimator=[state(b) for b in t.estimator], selector=[state(b) for b in t.selector],
+                     loss=[b.call().init() for b, _ in t.loss]) for name, t in tracks.items()}
+
+
+def apply(bound, hyper, state, *args, **runtime):
+  """Calls a method that may have a memory: (state, result)."""
+  if bound.places:
+    return state, bound.call(*args, floats=hyper, **runtime)
+  made: Stateful = bound.call(floats=hyper, **{k: v for k, v in runtime.items() if k in bound.takes})
+  return made.update(state, *args)
+
+
+def credit(tracks: Mapping[str, Track], hypers: Mapping, carry: dict, batch: Batch, *, step: Array, key: Array,
+           models: Mapping | None = None) -> tuple[Batch, dict[str, Credit], dict]:
+  """Runs estimators, modulators and selectors of every track on the whole batch.
+
+  Returns:
+    (batch with the targets of critics in `stream['target/<head>']`, track -> Credit, carry).
+
+  Raises:
+    ValueError: an estimator or selector gave another shape than its kind says.
+  """
+  n, shape = batch.nodes.parent.shape, batch.tokens.ids.shape
+  given = credited(batch, batch.tokens.mask)
+  streams, credits, carry = dict(batch.tokens.stream), {}, dict(carry)
+  for name, track in tracks.items():
+    memory = {k: list(v) for k, v in carry[name].items()}
+    runtime = dict(step=step, key=jax.random.fold_in(key, len(credits)), models=models)
+    adv = None
+    for i, bound in enumerate(track.estimator):
+      args = (batch,) if i == 0 else (batch, adv)
+      memory['estimator'][i], got = apply(bound, hypers[name]['estimator'][i], memory['estimator'][i], *args, **runtime)
+      if isinstance(got, Advantages):
+        for head, target in got.target.items():
+          streams[f'target/{head}'] = sg(to_tokens(target, batch.tokens) if target.ndim == 1 else target)
+        got = got.adv
+      if got.shape not in (n, shape):
+        raise ValueError(f"estimator '{bound.name}' gave {got.shape}; it must give [N] = {n} or [R, T] = {shape}.")
+      if i and adv.shape != got.shape and adv.shape == shape:
+        raise ValueError(f"'{bound.name}' works on steps and cannot stand behind '{track.estimator[i - 1].name}', which works on tokens.")
+      adv = got
+    adv = to_tokens(adv, batch.tokens) if adv.ndim == 1 else jnp.where(batch.tokens.mask, adv, 0.)
+    keep = given
+    for i, bound in enumerate(track.selector):
+      memory['selector'][i], keep = apply(bound, hypers[name]['selector'][i], memory['selector'][i], batch, keep,
+                                          **runtime, adv=sg(adv))
+      if keep.shape != shape or keep.dtype != bool:
+        raise ValueError(f"selector '{bound.name}' gave {keep.dtype}{keep.shape}; it must give bool{shape}.")
+    credits[name] = Credit(adv=sg(adv.astype(jnp.float32)), keep=keep & given)
+    carry[name] = memory
+  return dataclasses.replace(batch, tokens=dataclasses.replace(batch.tokens, stream=streams)), credits, carry
+
+
+def credited(batch: Batch, keep: Array) -> Array:
+  """`[R, T]` kept tokens of steps an ended episode runs through: abandoned branches and failed episodes get no credit."""
+  live = tree.through(tree.ended(batch.nodes), batch.nodes.parent)
+  return keep & to_tokens(live, batch.tokens)
+
+
+def weights(tracks: Mapping[str, Track], hypers: Mapping, batch: Batch, credits: Mapping[str, Credit]) -> dict[str, Array]:
+  """`[R, T]` num / sum(den) of each track over a whole minibatch; all 0 where nothing is kept."""
+  out = {}
+  for name, track in tracks.items():
+    num, den = track.average.call(batch, credits[name].keep, floats=hypers[name]['average'])
+    total = jnp.sum(den)
+    out[name] = jnp.where(total > 0, num / jnp.maximum(total, 1e-8), 0.)
+  return out
+
+
+def prepared(tracks: Mapping[str, Track]) -> bool:
+  """Whether any loss looks at the whole minibatch before its first term."""
+  return any(b.call().prepare is not keep_state for t in tracks.values() for b, _ in t.loss)
+
+
+def prepare(tracks: Mapping[str, Track], hypers: Mapping, carry: dict, out: Out, batch: Batch, credits: Mapping[str, Credit],
+            key: Array) -> tuple[dict, dict]:
+  """Runs every loss's `prepare` on a whole minibatch: (carry, track -> list of statistics)."""
+  stats, carry, out = {}, dict(carry), sg(out)
+  for name, track in tracks.items():
+    memory = dict(carry[name], loss=list(carry[name]['loss']))
+    kept, stats[name] = narrow(batch, credits[name].keep), []
+    for i, loss in enumerate(losses(track, hypers[name])):
+      memory['loss'][i], s = loss.prepare(memory['loss'][i], out, kept, credits[name].adv, jax.random.fold_in(key, i))
+      stats[name].append(s)
+    carry[name] = memory
+  return carry, stats
+
+
+def total(tracks: Mapping[str, Track], hypers: Mapping, out: Out, batch: Batch, credits: Mapping[str, Credit],
+          weight: Mapping[str, Array], stats: Mapping[str, list]) -> tuple[Array, dict[str, Array]]:
+  """The loss of some rows of a minibatch, and each track's part of it before its own coefficient."""
+  value, parts = jnp.float32(0), {}
+  for name, track in tracks.items():
+    hyper, c, part = hypers[name], credits[name], jnp.float32(0)
+    kept = narrow(batch, c.keep)
+    for loss, coef, s in zip(losses(track, hyper), hyper['coefs'], stats[name], strict=True):
+      term = loss.term(out, kept, c.adv, s)
+      part += coef * jnp.sum(jnp.where(c.keep, term, 0.) * weight[name])
+    parts[name] = part
+    value += hyper['coef'] * part
+  return value, parts

@@ -1,0 +1,124 @@
+"""The state of a learner, and its update: gradients of one minibatch, added up over microbatches."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlx.learn import objective
+from rlx.learn.forward import forward
+from rlx.types import Array, Batch, Out, Policy, struct
+
+
+@struct
+class TrainState:
+  """Everything a learner carries from step to step."""
+  params: Any
+  opt_state: Any
+  carry: Any        # states of stateful estimators, selectors and losses
+  updates: Array    # [] i32
+
+
+def create(params: Any, tx: optax.GradientTransformation, tracks: Mapping[str, objective.Track]) -> TrainState:
+  """A learner's first state."""
+  return TrainState(params=params, opt_state=tx.init(params), carry=objective.init(tracks), updates=jnp.int32(0))
+
+
+def take(batch: Batch, credits: Mapping, rows: Array) -> tuple[Batch, Mapping]:
+  """The rows of a minibatch, gathered on the device; row -1 is padding, and nothing of it is kept."""
+  real, at = rows >= 0, jnp.maximum(rows, 0)
+  pick = lambda x: x[at]
+  tokens = jax.tree.map(pick, batch.tokens)
+  tokens = dataclasses.replace(tokens, mask=tokens.mask & real[:, None], sampled=tokens.sampled & real[:, None])
+  chosen = {k: objective.Credit(adv=pick(c.adv), keep=pick(c.keep) & real[:, None]) for k, c in credits.items()}
+  return dataclasses.replace(batch, tokens=tokens), chosen
+
+
+def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.GradientTransformation, *, temperature: float,
+           microbatch: int | None = None, actions: int | None = None, implementation: str | None = None) -> Callable:
+  """Makes the jitted update of a learner.
+
+  Returns:
+    `step(state, batch, credits, rows [M], hypers, key) -> (state, metrics)`: one optimizer step on the rows of the batch; the
+    state's buffers are donated. A gradient that is not finite leaves the parameters as they were and is counted in `skipped`.
+    Metrics are means over kept tokens: `loss/<track>`, `entropy`, `kl` (k3 of the behaviour from the policy), `ratio_gap`
+    mean |r - 1|, `clip_share` (kept tokens with an advantage whose gradient a loss cut to 0), `grad_norm`, `tokens`.
+  """
+  heads, extra = objective.wants(tracks)
+  looks = objective.prepared(tracks)
+
+  def run(params, batch):
+    return forward(policy, params, batch, temperature=temperature, heads=heads, extra=extra, actions=actions,
+                   implementation=implementation)
+
+  def part(params, nudge, batch, credits, weight, stats, hypers, carry, key, look):
+    """The loss of a microbatch. `nudge` is 0: its gradient is that of each token's log-probability."""
+    out = run(params, batch)
+    out = dataclasses.replace(out, logp=out.logp + nudge)
+    if look:
+      carry, stats = objective.prepare(tracks, hypers, carry, out, batch, credits, key)
+    value, parts = objective.total(tracks, hypers, out, batch, credits, weight, stats)
+    return value, (out, parts, carry)
+
+  grad = jax.value_and_grad(part, argnums=(0, 1), has_aux=True)
+
+  def step(state, batch, credits, rows, hypers, key):
+    batch, credits = take(batch, credits, rows)
+    weight = objective.weights(tracks, hypers, batch, credits)
+    count = rows.shape[0]
+    size = count if microbatch is None else min(microbatch, count)
+    if count % size:
+      raise ValueError(f'a minibatch of {count} rows does not divide into microbatches of {size}.')
+    carry, stats = state.carry, {name: [()] * len(t.loss) for name, t in tracks.items()}
+    zero = jnp.zeros(batch.tokens.ids.shape, jnp.float32)
+    if size == count:
+      (_, (out, parts, carry)), (grads, slope) = grad(state.params, zero, batch, credits, weight, stats, hypers, carry, key, looks)
+      seen = _seen(out, batch, credits, slope)
+    else:
+      split = lambda x: x.reshape((count // size, size) + x.shape[1:])
+      pieces = jax.tree.map(split, (batch.tokens, credits, weight, zero))
+      if looks:
+        outs = jax.lax.map(lambda tokens: run(state.params, dataclasses.replace(batch, tokens=tokens)), pieces[0])
+        join = lambda x: x.reshape((count,) + x.shape[2:])
+        carry, stats = objective.prepare(tracks, hypers, carry, jax.tree.map(join, outs), batch, credits, key)
+
+      def one(piece):
+        tokens, c, w, nudge = piece
+        few = dataclasses.replace(batch, tokens=tokens)
+        (_, (out, parts, _)), (grads, slope) = grad(state.params, nudge, few, c, w, stats, hypers, carry, key, False)
+        return grads, parts, _seen(out, few, c, slope)
+
+      shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], pieces))
+      start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+      (grads, parts, seen), _ = jax.lax.scan(lambda sums, piece: (jax.tree.map(jnp.add, sums, one(piece)), None), start, pieces)
+    norm = optax.global_norm(grads)
+    fine = jnp.isfinite(norm)
+    changes, opt_state = tx.update(grads, state.opt_state, state.params)
+    keep_old = lambda new, old: jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, old)
+    params = keep_old(optax.apply_updates(state.params, changes), state.params)
+    state = TrainState(params=params, opt_state=keep_old(opt_state, state.opt_state), carry=keep_old(carry, state.carry),
+                       updates=state.updates + 1)
+    tokens = jnp.maximum(seen.pop('tokens'), 1)
+    seen = {k: v / jnp.maximum(seen['acted'], 1) if k == 'clip_share' else v / tokens for k, v in seen.items()}
+    seen.pop('acted')
+    return state, dict({f'loss/{k}': v for k, v in parts.items()}, **seen, grad_norm=norm, tokens=tokens,
+                       skipped=1 - fine.astype(jnp.float32))
+
+  return jax.jit(step, donate_argnums=(0,))
+
+
+def _seen(out: Out, batch: Batch, credits: Mapping[str, objective.Credit], slope: Array) -> dict[str, Array]:
+  """Sums over the tokens kept by any track."""
+  keep = jnp.zeros(batch.tokens.mask.shape, bool)
+  acted = keep
+  for c in credits.values():
+    keep |= c.keep
+    acted |= c.keep & (c.adv != 0)
+  gap = jnp.where(keep, jnp.clip(out.logp - batch.tokens.logp, -20, 20), 0.)
+  add = lambda x: jnp.sum(jnp.where(keep, x, 0.))
+  return dict(entropy=add(out.entropy), kl=add(jnp.exp(gap) - 1 - gap), ratio_gap=add(jnp.abs(jnp.exp(gap) - 1)),
+              nll=-add(out.logp), clip_share=jnp.sum((acted & (slope == 0)).astype(jnp.float32)),
+              acted=jnp.sum(acted.astype(jnp.float32)), tokens=jnp.sum(keep.astype(jnp.float32)))

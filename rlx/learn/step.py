@@ -1,0 +1,157 @@
+"""The jitted functions of one phase: transforms, credit, updates; and the choice of rows for minibatches on the host."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx.learn import mesh as meshes
+from rlx.learn import objective, state
+from rlx.masked import node_mean
+from rlx.types import Batch, Model
+
+
+class Functions(NamedTuple):
+  """What a phase runs on the device."""
+  transform: Callable          # (params, batch, step, key) -> batch
+  assess: Mapping[str, Callable]    # learner -> (params, carry, batch, hypers, step, key) -> (batch, credits, carry, alive [R], shown)
+  update: Mapping[str, Callable]    # learner, bucket -> state.update
+  mesh: jax.sharding.Mesh
+
+
+def make(learners: Sequence, transforms: Sequence, models: Mapping[str, Model], mesh: jax.sharding.Mesh, buckets: Sequence, *,
+         temperature: float, implementation: str | None = None) -> Functions:
+  """Closes over everything static; nothing is compiled yet.
+
+  Args:
+    learners: `assemble.Learner`s.
+    transforms: bound transforms, in order.
+    models: name -> model; only policies and tokenizers are used, parameters come as arguments.
+    mesh: where rows and parameters live.
+    buckets: the shapes; each has its own `actions`.
+    temperature: of the behaviour, so that `forward` reproduces its log-probabilities.
+    implementation: of `linear_logp`.
+  """
+  temperature = float(temperature) or 1.
+  filled = lambda params: {n: m._replace(params=params[n]) for n, m in models.items()}
+
+  def transform(params, batch, hypers, step, key):
+    for i, (bound, hyper) in enumerate(zip(transforms, hypers, strict=True)):
+      batch = bound.call(batch, floats=hyper, models=filled(params), step=step, key=jax.random.fold_in(key, i))
+    return batch
+
+  def assess(learner):
+    def run(params, carry, batch, hypers, step, key):
+      batch, credits, carry = objective.credit(learner.tracks, hypers, carry, batch, step=step, key=key, models=filled(params))
+      alive = jnp.zeros(batch.tokens.mask.shape[0], bool)
+      for c in credits.values():
+        alive |= jnp.any(c.keep, axis=1)
+      return batch, credits, carry, alive, {name: node_mean(c.adv, batch) for name, c in credits.items()}
+    return jax.jit(run)
+
+  return Functions(
+      jax.jit(transform) if transforms else None, {l.name: assess(l) for l in learners},
+      {(l.name, b): state.update(l.tracks, models[l.model].policy, l.tx, temperature=temperature, microbatch=l.microbatch,
+                                 actions=b.actions, implementation=implementation) for l in learners for b in buckets}, mesh)
+
+
+def put(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
+  """A packed batch on the devices: rows split, steps and prompts everywhere."""
+  if jax.process_count() > 1:
+    return meshes.globalise(batch, mesh)
+  return jax.device_put(batch, meshes.shard_batch(batch, mesh))
+
+
+def minibatches(alive: np.ndarray, groups: np.ndarray, *, size: int, unit: str, compact: bool, seed: Sequence[int]) -> list[np.ndarray]:
+  """Rows of each minibatch, `[size]` each, padded with -1: as few as hold all rows, of nearly equal size, in random order.
+
+  Args:
+    alive: `[R]` rows with a kept token; the others are left out where `compact`.
+    groups: `[R]` prompt of each row, -1 on empty ones.
+    size: rows a minibatch.
+    unit: 'row', or 'group': rows of a prompt stay together (rows are whole prompts where packing put several in one).
+    compact: leave rows without a kept token out.
+    seed: of the order.
+
+  Raises:
+    ValueError: with unit='group', a prompt that has more rows than a minibatch.
+  """
+  rows = np.flatnonzero(alive if compact else groups >= 0)
+  if not len(rows):
+    return []
+  draw = np.random.default_rng(seed)
+  if unit == 'row':
+    rows = draw.permutation(rows)
+    parts = np.array_split(rows, -(-len(rows) // size))
+  else:
+    units = [rows[groups[rows] == g] for g in draw.permutation(np.unique(groups[rows]))]
+    if max(map(len, units)) > size:
+      raise ValueError(f"a prompt has {max(map(len, units))} rows, a minibatch {size}: raise minibatch, or set unit='row'.")
+    parts = [[]]
+    for u in units:
+      if len(parts[-1]) + len(u) > size:
+        parts.append([])
+      parts[-1].extend(u)
+  out = []
+  for part in parts:
+    rows = np.full(size, -1, np.int32)
+    rows[:len(part)] = part
+    out.append(rows)
+  return out
+
+
+def learn(fns: Functions, learner: Any, train_state: state.TrainState, params: Mapping[str, Any], batch: Batch, packed: Any, *,
+          step: int, key: jax.Array, compact: bool = True, stages: Callable = lambda name: None) -> tuple:
+  """One learner's work on one batch: credit once, then its epochs of minibatches.
+
+  Returns:
+    (state, metrics of each update, track -> advantages of each group's steps).
+  """
+  hypers = objective.floats(learner.tracks, step)
+  batch, credits, carry, alive, shown = fns.assess[learner.name](params, train_state.carry, batch, hypers, jnp.int32(step), key)
+  alive, shown = jax.device_get((alive, shown))
+  train_state = dataclasses.replace(train_state, carry=carry)
+  groups = row_groups(packed)
+  results = []
+  for epoch in range(learner.epochs):
+    seed = (*np.asarray(jax.random.key_data(key)).tolist(), epoch)
+    for rows in minibatches(alive, groups, size=learner.minibatch, unit=learner.unit, compact=compact, seed=seed):
+      stages('update')
+      train_state, seen = fns.update[learner.name, packed.bucket](train_state, batch, credits, jnp.asarray(rows), hypers,
+                                                                  jax.random.fold_in(key, len(results)))
+      results.append(seen)
+  per_group = {name: [adv[f:f + len(g.nodes)].tolist() for g, f in zip(packed.groups, packed.first, strict=True)]
+               for name, adv in shown.items()}
+  return train_state, results, per_group
+
+
+def row_groups(packed: Any) -> np.ndarray:
+  """`[R]` the prompt of the first step of each row, -1 on empty rows."""
+  node = packed.batch.tokens.node
+  has = (node >= 0).any(1)
+  first = node[np.arange(len(node)), (node >= 0).argmax(1)]
+  return np.where(has, packed.batch.nodes.group[np.maximum(first, 0)], -1)
+
+
+def compiles(fns: Functions) -> int:
+  """Programs compiled so far."""
+  made = [fns.transform, *fns.assess.values(), *fns.update.values()]
+  return sum(f._cache_size() for f in made if f is not None)
+
+
+def averaged(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+  """Means over updates, weighted by their kept tokens; counts are added."""
+  if not results:
+    return {}
+  out = {}
+  weight = np.asarray([float(r['tokens']) for r in results])
+  for k in dict.fromkeys(k for r in results for k in r):
+    pairs = [(float(r[k]), w) for r, w in zip(results, weight, strict=True) if k in r]
+    values, w = np.asarray([p[0] for p in pairs]), np.asarray([p[1] for p in pairs])
+    out[k] = float(values.sum()) if k in ('skipped',) else float((values * w).sum() / max(w.sum(), 1e-9))
+  out.pop('tokens', None)
+  out['updates'] = float(len(results))
+  return out

@@ -1,0 +1,218 @@
+"""The policy: a decoder-only transformer in plain JAX.
+
+Dims: `R` rows, `T` tokens, `L` layers, `D` width, `H` heads, `K` key-value heads, `Dh` size of a head, `F` hidden units,
+`V` vocabulary, `S` cached tokens, `G` tokens of a turn.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx.types import Array, Policy, struct
+
+HIDDEN = -1e30   # score of a token that is not seen; finite, so that a row that sees nothing stays finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What the functions of a policy were closed over."""
+  vocab: int
+  layers: int
+  dim: int
+  heads: int
+  kv_heads: int
+  head_dim: int
+  ff: int
+  activation: str
+  rope_base: float
+  rope_scaling: tuple | None
+  norm_eps: float
+  tied: bool
+  qkv_bias: bool
+  qk_norm: bool
+  embed_scale: bool
+  dtype: str
+  remat: str
+  unroll: bool
+  init_scale: float
+  embed_init: float
+  residual_init: float
+
+
+@struct
+class Cache:
+  """What a call may look back on, and where it leaves its own keys and values.
+
+  A token sees the first `length` tokens of `past`, the first `filled` of `turn`, and the tokens it is fed with by the rule of
+  `last` (counted in the call's own tokens). Its key goes to slot `filled` of `turn`, common to all rows, so that a token loop
+  writes by a plain slice; `past` is only read.
+  """
+  past: list      # a layer: (k, v) [R, K, S, Dh]
+  length: Array   # [R] i32
+  turn: list      # a layer: (k, v) [R, K, G, Dh]
+  filled: Array   # i32 scalar; at most G minus the tokens of the call
+
+
+def transformer(*, vocab: int, layers: int = 2, dim: int = 128, heads: int = 4, kv_heads: int | None = None,
+                head_dim: int | None = None, ff: int | None = None, activation: str = 'swiglu', rope_base: float = 10000.,
+                rope_scaling: Mapping | None = None, norm_eps: float = 1e-6, tied: bool = True, qkv_bias: bool = False,
+                qk_norm: bool = False, embed_scale: bool = False, dtype: str = 'float32', remat: str = 'none',
+                unroll: bool | None = None, init_scale: float = 1., embed_init: float = 0.5,
+                residual_init: float = 0.5) -> Policy:
+  """A decoder-only transformer: RMSNorm, rotary positions, grouped-query attention, gated or squared-ReLU units.
+
+    x += o(attention(norm(x)));  x += down(act(norm(x)));  hidden = norm(x);  logits = hidden @ head
+
+  Parameters are a dict of float32 arrays, stacked over layers: 'layers/attention/q/kernel' is `[L, D, H * Dh]`. Rotary
+  positions follow the half-split convention of Hugging Face checkpoints (arXiv:2104.09864; `rotate_half`), grouped-query
+  attention arXiv:2305.13245, SwiGLU arXiv:2002.05202, squared ReLU arXiv:2109.08668, query and key norms arXiv:2010.04245.
+
+  Args:
+    vocab: size of the vocabulary.
+    layers, dim, heads: depth, width, query heads.
+    kv_heads: key-value heads, a divisor of `heads`; None: as many.
+    head_dim: None: dim / heads.
+    ff: hidden units; None: 8/3 dim for 'swiglu', 4 dim for 'relu2', rounded up to a multiple of 8.
+    activation: 'swiglu' | 'relu2'.
+    rope_base: base of the rotary frequencies.
+    rope_scaling: None, dict(rope_type='linear', factor=...), or Llama 3.1's dict(rope_type='llama3', factor=...,
+      low_freq_factor=..., high_freq_factor=..., original_max_position_embeddings=...).
+    norm_eps: added to the mean square.
+    tied: the head is the embedding's transpose.
+    qkv_bias: biases on q, k and v.
+    qk_norm: RMSNorm over each head of q and k, before the rotation.
+    embed_scale: multiplies embeddings by sqrt(dim).
+    dtype: of the computation, 'float32' | 'bfloat16'. Parameters, norms and softmax are float32.
+    remat: what the backward pass computes again: 'none', 'full' (a layer keeps its input only), 'dots' (keeps matrix products).
+    unroll: a Python loop over layers instead of `lax.scan`: faster on a CPU, slower to compile. None: up to 4 layers.
+    init_scale, embed_init, residual_init: standard deviations at the start, times 1 / sqrt(inputs) for kernels, 1 / sqrt(dim)
+      for the embedding and 1 / sqrt(inputs * layers) for the two kernels that write to the residual stream.
+
+  Returns:
+    `Policy(init, apply, head, config)`. `apply(params, ids, position, last, cache=None, pick=None)` with all three `[R, T]`
+    i32 gives (hidden `[R, T, D]` after the final norm, cache). `params` may be what `split` returns. `pick` `[R, P]` i32
+    names the only tokens whose hidden state is wanted: `[R, P, D]`, and the last layer's work for the others is saved.
+
+  Raises:
+    ValueError: sizes that do not divide, an odd head size, an unknown activation, remat or kind of rope scaling.
+  """
+  kv_heads = heads if kv_heads is None else kv_heads
+  if head_dim is None and dim % heads:
+    raise ValueError(f'dim={dim} is not a multiple of heads={heads}; give head_dim')
+  head_dim = dim // heads if head_dim is None else head_dim
+  if heads % kv_heads:
+    raise ValueError(f'heads={heads} is not a multiple of kv_heads={kv_heads}')
+  if head_dim % 2:
+    raise ValueError(f'head_dim={head_dim} is odd; rotary positions need pairs')
+  for name, value, known in (('activation', activation, ('swiglu', 'relu2')), ('remat', remat, ('none', 'full', 'dots'))):
+    if value not in known:
+      raise ValueError(f'{name}={value!r} is not one of {known}')
+  if ff is None:
+    ff = -(-(8 * dim // 3 if activation == 'swiglu' else 4 * dim) // 8) * 8
+  c = Config(
+      vocab=vocab, layers=layers, dim=dim, heads=heads, kv_heads=kv_heads, head_dim=head_dim, ff=ff, activation=activation,
+      rope_base=float(rope_base), rope_scaling=tuple(sorted(rope_scaling.items())) if rope_scaling else None,
+      norm_eps=float(norm_eps), tied=tied, qkv_bias=qkv_bias, qk_norm=qk_norm, embed_scale=embed_scale,
+      dtype=jnp.dtype(dtype).name, remat=remat, unroll=layers <= 4 if unroll is None else unroll,
+      init_scale=float(init_scale), embed_init=float(embed_init), residual_init=float(residual_init))
+  rates = frequencies(c)
+
+  def init(key):
+    return _init(c, key)
+
+  def apply(params, ids, position, last, cache=None, pick=None):
+    return _apply(c, rates, params, ids, position, last, cache, pick)
+
+  def head(params):
+    return params['embed']['table'].T if c.tied else params['head']['kernel']
+
+  return Policy(init, apply, head, c)
+
+
+def frequencies(config: Config) -> np.ndarray:
+  """`[Dh / 2]` f32 radians a position for each pair of a head: base ** (-2 i / Dh), scaled as the config says.
+
+  'llama3' as in huggingface/transformers `modeling_rope_utils._compute_llama3_parameters`: long waves are slowed down by
+  `factor`, short ones kept, those between blended.
+  """
+  rates = config.rope_base ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
+  scaling = dict(config.rope_scaling or ())
+  kind = scaling.get('rope_type', scaling.get('type', 'default'))
+  if kind == 'linear':
+    rates = rates / scaling['factor']
+  elif kind == 'llama3':
+    low, high = scaling['low_freq_factor'], scaling['high_freq_factor']
+    turns = scaling['original_max_position_embeddings'] * rates / (2 * math.pi)
+    blend = np.clip((turns - low) / (high - low), 0, 1)
+    rates = rates * (blend + (1 - blend) / scaling['factor'])
+  elif kind != 'default':
+    raise ValueError(f"rope_scaling of type {kind!r} is not one of ('default', 'linear', 'llama3')")
+  return rates.astype(np.float32)
+
+
+def split(params):
+  """Parameters with a list of layers in place of the stacked arrays, for loops over tokens: done once, outside the loop."""
+  count = jax.tree.leaves(params['layers'])[0].shape[0]
+  return {**params, 'layers': [jax.tree.map(lambda x: x[i], params['layers']) for i in range(count)]}
+
+
+# ---- the functions of the policy -----------------------------------------------------------------------------------
+
+def _init(c, key):
+  keys = iter(jax.random.split(key, 9))
+  def kernel(rows, cols, scale=c.init_scale):
+    return dict(kernel=jax.random.normal(next(keys), (c.layers, rows, cols), jnp.float32) * (scale / math.sqrt(rows)))
+  def norm(*shape):
+    return dict(scale=jnp.ones(shape, jnp.float32))
+  residual = c.init_scale * c.residual_init / math.sqrt(c.layers)
+  inner, outer = c.heads * c.head_dim, c.kv_heads * c.head_dim
+  attention = dict(q=kernel(c.dim, inner), k=kernel(c.dim, outer), v=kernel(c.dim, outer), o=kernel(inner, c.dim, residual))
+  if c.qkv_bias:
+    for name, size in dict(q=inner, k=outer, v=outer).items():
+      attention[name]['bias'] = jnp.zeros((c.layers, size), jnp.float32)
+  if c.qk_norm:
+    attention |= dict(q_norm=norm(c.layers, c.head_dim), k_norm=norm(c.layers, c.head_dim))
+  mlp = dict(up=kernel(c.dim, c.ff), down=kernel(c.ff, c.dim, residual))
+  if c.activation == 'swiglu':
+    mlp['gate'] = kernel(c.dim, c.ff)
+  table = jax.random.normal(next(keys), (c.vocab, c.dim), jnp.float32) * (c.embed_init / math.sqrt(c.dim))
+  params = dict(
+      embed=dict(table=table), norm=norm(c.dim),
+      layers=dict(attention_norm=norm(c.layers, c.dim), attention=attention, mlp_norm=norm(c.layers, c.dim), mlp=mlp))
+  if not c.tied:
+    params['head'] = dict(kernel=jax.random.normal(next(keys), (c.dim, c.vocab), jnp.float32) / math.sqrt(c.dim))
+  return params
+
+
+def _apply(c, rates, params, ids, position, last, cache, pick):
+  x = params['embed']['table'][ids].astype(c.dtype)
+  if c.embed_scale:
+    x = x * math.sqrt(c.dim)
+  angle = position.astype(jnp.float32)[..., None] * rates.reshape(1, 1, -1)
+  rotation = jax.lax.optimization_barrier((jnp.cos(angle), jnp.sin(angle)))   # else every layer computes them again
+  layers = params['layers']
+  if cache is None:
+    layer = lambda w, x, pick=None: _layer(c, w, x, rotation, last, None, None, None, pick)[0]
+    if c.remat != 'none':
+      policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if c.remat == 'dots' else None
+      layer = jax.checkpoint(layer, policy=policy)
+    if c.unroll or pick is not None or isinstance(layers, list):
+      layers = layers if isinstance(layers, list) else split(params)['layers']
+      for w in layers[:-1]:
+        x = layer(w, x)
+      x = layer(layers[-1], x, pick)
+    else:
+      x, _ = jax.lax.scan(lambda x, w: (layer(w, x), None), x, layers)
+  else:
+    layers = layers if isinstance(layers, list) else split(params)['layers']
+    seen = _seen(cache, last)
+    turn = []
+    for i, w in enumerate(layers):
+      x, new = _layer(c, w, x, rotation, seen, cache.past[i], cache.turn[i], cache.filled, pick if i == c.layers - 1 else None)
+      turn.append(new)
+    cache = Cache(past=cache.past, length=cache.length, turn=turn, filled=cache.filled + ids.shape[1])
+  return _norm(c, x, params['norm']), cache

@@ -1,0 +1,338 @@
+"""Trains: `python -m rlx.train --config configs/quickstart.py [--workdir DIR] [--config.key=value ...] [--check]`.
+
+`iterate` is the loop, read top to bottom; it knows no algorithm. `run` goes through it and returns the history.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from rlx import assemble, compilation, config
+from rlx.check import check
+from rlx.config import ConfigError
+from rlx.eval import evaluate
+from rlx.grow import engine as engines
+from rlx.grow import forest, labels, rollout
+from rlx.learn import checkpoint, pack, state
+from rlx.learn import mesh as meshes
+from rlx.learn import step as steps
+from rlx.show import metrics, plots, progress, report, summary
+
+
+@dataclasses.dataclass
+class Course:
+  """Where a run is: everything beside arrays that decides its future, kept in every checkpoint."""
+  phase: int = 0
+  step: int = 0             # of the phase, done
+  total: int = 0            # of the run, done
+  prompts: int = 0          # admitted so far
+  taken: int = 0            # groups taken from the phase's source
+  drawn: Any = None         # the curriculum's state
+  wall_s: float = 0.
+  backstops: float = 0.
+
+
+def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> Iterator[dict[str, Any]]:
+  """Runs a config step by step.
+
+  Args:
+    c: the config.
+    stages: called with the name of each stage as it begins (for tests).
+
+  Yields:
+    The record of each step, as written to metrics.jsonl.
+
+  Raises:
+    ConfigError: the config cannot work; before anything is trained.
+  """
+  stages = stages or (lambda name: None)
+  began = time.perf_counter()
+  workdir = folder_of(c)
+  compilation.cache(c.cache)
+  world, phases = start(c, workdir)
+  course, resumed = Course(), None
+  key = jax.random.key(c.seed)
+  folder = os.path.join(workdir, 'checkpoints')
+
+  # ---- go on where a checkpoint stands -----------------------------------------------------------------------------
+  if (newest := checkpoint.latest(folder)) is not None:
+    checkpoint.clean(folder)
+    course = Course(**course_of(folder, newest)['course'])
+    resumed = newest
+    print(f'{workdir}: continuing at step {course.total}', flush=True)
+  metrics.cut(workdir, course.total - 1)
+  wall0 = course.wall_s
+  samplers = {n: assemble.sampler(m.policy, c, world.tokenizer) for n, m in world.models.items()}
+  pool = {n: engines.create(m, assemble.limits(c), assemble.stop(c, world.tokenizer), samplers[n]) for n, m in world.models.items()}
+  bar = progress.Progress(c.name, [(p.name, p.steps) for p in phases], done=course.total)
+
+  with bar, metrics.Writer(workdir) as writer, metrics.Episodes(workdir, first=c.episodes.keep, every=c.episodes.every) as episodes:
+    for number in range(course.phase, len(phases)):
+      phase = phases[number]
+      kept = first_states(phase, world)
+      if resumed is not None:
+        kept, resumed = checkpoint.restore(folder, kept, step=resumed)[0], None
+      states, frozen = kept['states'], kept['frozen']
+      if course.drawn is None:
+        course.drawn = phase.curriculum.init()
+      now = lambda phase=phase, states=states, frozen=frozen: {**frozen, **{l.model: states[l.name].params for l in phase.learners}}
+      fns = steps.make(phase.learners, phase.transforms, world.models, world.mesh, phase.buckets,
+                       temperature=phase.config.sampling.temperature, implementation=phase.config.head)
+      columns = pack_columns(phase)
+      clock: dict[str, float] = {}
+
+      def grow(phase=phase, now=now, clock=clock):
+        """Samples tasks and grows them with the newest parameters."""
+        course.drawn, tasks = phase.curriculum.sample(course.drawn, phase.prompts, course.total)
+        for name, p in now().items():
+          engines.refresh(pool[name], p)
+        first, course.prompts = course.prompts, course.prompts + len(tasks)
+        return rollout.rollout(pool, tasks, plan=phase.plan, key=jax.random.fold_in(jax.random.fold_in(key, course.total), 1), first=first, clock=clock)
+
+      source = phase.source.call(env=world.env, tokenizer=world.tokenizer, context=phase.plan.context, grow=grow,
+                                 start=course.taken, seed=c.seed)
+
+      while course.step < phase.steps:
+        step_began = time.perf_counter()
+        clock.clear()
+        drawn = {n: (e.read, e.drawn) for n, e in pool.items()}
+
+        # ---- grow ------------------------------------------------------------------------------------------------
+        stages('grow')
+        groups = sorted(itertools.islice(source, phase.prompts), key=lambda g: g.index)
+        course.taken += len(groups)
+        course.drawn = phase.curriculum.update(course.drawn, groups)
+        record = dict(phase=phase.name, **summary.summarise(groups))
+        course.backstops += record['backstops']
+
+        # ---- pack ------------------------------------------------------------------------------------------------
+        stages('pack')
+        mark = time.perf_counter()
+        groups = [forest.cut(g, phase.segment, world.tokenizer.offsets) for g in groups]
+        packed = pack.pack(groups, rows=phase.rows, buckets=phase.buckets, labels=phase.labels, intern=labels.intern, **columns)
+        clock['pack'] = time.perf_counter() - mark
+        record.update(padding=float(np.mean([p.padding for p in packed])), dropped=float(sum(p.dropped for p in packed)))
+
+        # ---- learn -----------------------------------------------------------------------------------------------
+        seen, advantages, step_key = [], {}, jax.random.fold_in(key, course.total)
+        mark = time.perf_counter()
+        for part in packed:
+          batch = steps.put(part.batch, world.mesh)
+          if fns.transform:
+            batch = fns.transform(now(), batch, [t.floats(course.total) for t in phase.transforms], jnp.int32(course.total), step_key)
+          for learner in phase.learners:
+            if course.total % learner.every:
+              continue
+            states[learner.name], results, shown = steps.learn(
+                fns, learner, states[learner.name], now(), batch, part, step=course.total, key=step_key,
+                compact=phase.config.compact, stages=stages)
+            prefix = '' if learner.name == 'policy' else f'{learner.name}/'
+            seen += [{prefix + k: v for k, v in r.items()} if prefix else r for r in results]
+            if not prefix:
+              for name, adv in shown.items():
+                advantages.setdefault(name, []).extend(adv)
+        record.update(steps.averaged(jax.device_get(seen)))
+        clock['update'] = time.perf_counter() - mark
+
+        # ---- look ------------------------------------------------------------------------------------------------
+        course.step, course.total = course.step + 1, course.total + 1
+        last = course.step == phase.steps
+        looks = phase.config.eval
+        if looks.splits and (last and (looks.phases is None or phase.name in looks.phases) or looks.every and course.step % looks.every == 0):
+          mark = time.perf_counter()
+          for name, p in now().items():
+            engines.refresh(pool[name], p)
+          for label, split in looks.splits.items():
+            for t in looks.temperatures:
+              got = evaluate(pool, phase.plan, split=split, prompts=looks.prompts, temperature=float(t), key=jax.random.key(c.seed + 1))
+              record.update({f'eval/{label}/{t:g}/{k}': v for k, v in got.items()})
+              course.backstops += got['backstops']
+          clock['eval'] = time.perf_counter() - mark
+          bar.say('  '.join([f'{phase.name} {course.step}:'] + [
+              f'{label} T={t:g} {record[f"eval/{label}/{t:g}/accuracy"]:.3f}' for label in looks.splits for t in looks.temperatures]))
+        if 'sample' in clock:
+          record['tokens_sampled'] = float(sum(e.drawn - drawn[n][1] for n, e in pool.items()))
+          record['tokens_per_s/sample'] = record['tokens_sampled'] / max(clock['sample'], 1e-9)
+        record['tokens_trained'] = float(sum(int(p.batch.tokens.mask.sum()) for p in packed))
+        record.update({f'seconds/{k}': v for k, v in clock.items()}, seconds=time.perf_counter() - step_began,
+                      memory_mb=peak_mb(), compiles=float(steps.compiles(fns) + sum(s.compiles() for s in samplers.values())))
+        course.wall_s = record['wall_s'] = wall0 + time.perf_counter() - began
+        episodes.write(course.total - 1, [g for p in packed for g in p.groups], advantages)
+
+        # ---- keep ------------------------------------------------------------------------------------------------
+        over = last and number + 1 < len(phases)
+        if over:                              # the next phase begins with a fresh optimizer, a fresh source
+          course = Course(**{**dataclasses.asdict(course), 'phase': number + 1, 'step': 0, 'taken': 0, 'drawn': None})
+        record = writer.write(course.total - 1, record)
+        if last or (c.checkpoint.every and course.step % c.checkpoint.every == 0):
+          mark = time.perf_counter()
+          stages('checkpoint')
+          if over:
+            world = world._replace(models={n: m._replace(params=now()[n]) for n, m in world.models.items()})
+            keep = first_states(phases[number + 1], world, c)
+          else:
+            keep = dict(states=states, frozen=frozen)
+          best = record.get(c.checkpoint.best) if c.checkpoint.best else None
+          checkpoint.save(folder, course.total, keep, keep=c.checkpoint.keep, best=best,
+                          meta=dict(course=dataclasses.asdict(course), config=assemble.fingerprint(c)))
+          record['seconds/checkpoint'] = time.perf_counter() - mark
+        bar.update(record)
+        yield record
+        if over:
+          break
+
+
+# ---- whole runs ------------------------------------------------------------------------------------------------------------
+
+def run(c: ml_collections.ConfigDict, **overrides: Any) -> plots.History:
+  """Trains to the end.
+
+  Args:
+    c: the config; it is not changed.
+    **overrides: dotted key -> value, `run(c, **{'tracks.main.estimator': (mine,)})`; values may be callables.
+
+  Returns:
+    The records, with `.plot()` and `.column(name)`.
+  """
+  c = config.override(c.copy_and_resolve_references(), overrides)
+  return plots.History(list(iterate(c)))
+
+
+def summarised(c: ml_collections.ConfigDict, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """The fields of the last line: 'metric' is its newest value, 'metric@phase' the newest of that phase."""
+  out: dict[str, Any] = {}
+  for field, source in c.summary:
+    name, _, phase = source.partition('@')
+    values = [r[name] for r in records if r.get(name) is not None and phase in ('', r['phase'])]
+    out[field] = float(values[-1]) if values else float('nan')
+  out['wall_s'] = float(records[-1]['wall_s']) if records else 0.
+  out['peak_mb'] = max((float(r['memory_mb']) for r in records), default=0.)
+  return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command."""
+  try:
+    flags, overrides = config.arguments(sys.argv[1:] if argv is None else argv)
+    unknown = set(flags) - {'config', 'workdir', 'check'}
+    if unknown:
+      raise ConfigError(f'unknown option --{sorted(unknown)[0]}; there are --config, --workdir, --check and --config.key=value.')
+    if not isinstance(flags.get('config'), str):
+      raise ConfigError('give --config a path such as configs/quickstart.py.')
+    c = config.load(flags['config'], overrides)
+    if 'workdir' in flags:
+      c.workdir = flags['workdir']
+    if 'check' in flags:
+      env = assemble.environment(c)
+      print(check(c, env, [assemble.phase(one, env) for one in assemble.phases(c)]))
+      return 0
+    for _ in iterate(c):
+      pass
+    finish(c)
+  except ConfigError as e:
+    print(f'error: {e}', file=sys.stderr)
+    return 2
+  return 0
+
+
+def finish(c: ml_collections.ConfigDict) -> None:
+  """Curves, the page of episodes, what the compilation cache did, and the last line for machines."""
+  workdir = folder_of(c)
+  records = metrics.read(os.path.join(workdir, metrics.METRICS))
+  plots.success(records, os.path.join(workdir, 'success.png'), title=c.name)
+  plots.curves(records, path=os.path.join(workdir, 'curves.png'))
+  report.write(workdir)
+  spent = compilation.seconds()
+  print(f'{workdir}: metrics.jsonl, TensorBoard events, curves.png, success.png, episodes.jsonl, report.html, checkpoints/')
+  print(f'compiling took {spent["spent"]:.1f} s; the cache of compiled programs saved {spent["saved"]:.1f} s')
+  values = summarised(c, records)
+  if backstops := sum(r.get('backstops', 0.) for r in records):
+    print(f'{backstops:.0f} episodes were ended by a wall-clock backstop: this run may not repeat exactly')
+  print(progress.summary_line(c.name, values), flush=True)
+
+
+def folder_of(c: ml_collections.ConfigDict) -> str:
+  """The run's folder."""
+  return c.workdir or os.path.join('runs', f'{c.name}-{c.seed}')
+
+
+# ---- the parts of the loop -------------------------------------------------------------------------------------------------
+
+def start(c: ml_collections.ConfigDict, workdir: str) -> tuple[assemble.World, list[assemble.Phase]]:
+  """Checks the config and makes what all phases share; a workdir that belongs to another config is refused."""
+  folder = os.path.join(workdir, 'checkpoints')
+  if (newest := checkpoint.latest(folder)) is not None:
+    theirs, ours = course_of(folder, newest)['config'], assemble.fingerprint(c)
+    if differing := [k for k in {**theirs, **ours} if theirs.get(k) != ours.get(k)]:
+      raise ConfigError(f"workdir '{workdir}' holds a run of another config: {', '.join(sorted(differing))} differ; "
+                        'give another --workdir, or delete it to start anew.')
+  env = assemble.environment(c)
+  phases = [assemble.phase(one, env) for one in assemble.phases(c)]
+  check(c, env, phases)
+  try:
+    os.makedirs(workdir, exist_ok=True)
+  except OSError as e:
+    raise ConfigError(f"workdir '{workdir}' cannot be made: {e.strerror}; give another --workdir.") from e
+  if c.init_from and not os.path.isfile(saved := os.path.join(workdir, 'tokenizer.json')):
+    shutil.copyfile(os.path.join(c.init_from, 'tokenizer.json'), saved)
+  tok = assemble.tokenizer(c, env, workdir)
+  mesh = meshes.create(**c.mesh)
+  models = assemble.models(c, tok, mesh, assemble.heads(c))
+  if c.init_from:
+    from rlx import session   # it reads configs of other runs, which may name this file
+    models = inherit(models, session.load(c.init_from).world.models, c.init_from)
+  with open(os.path.join(workdir, 'config.json'), 'w', encoding='utf-8') as f:
+    json.dump(config.plain(c), f, indent=1)
+  return assemble.World(env, tok, models, mesh), phases
+
+
+def inherit(models: Mapping[str, Any], theirs: Mapping[str, Any], where: str) -> dict[str, Any]:
+  """The models with the parameters of another run, where it has them."""
+  out = {}
+  for name, m in models.items():
+    given = theirs[name].params if name in theirs else m.params
+    shapes = [jax.tree.map(lambda x: x.shape, p) for p in (m.params, given)]
+    if shapes[0] != shapes[1]:
+      raise ConfigError(f"init_from '{where}': its model '{name}' has other shapes than this config's; make c.models.{name} equal.")
+    out[name] = m._replace(params=jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), given, m.params))
+  return out
+
+
+def first_states(phase: assemble.Phase, world: assemble.World) -> dict[str, Any]:
+  """What a phase begins with: fresh optimizers and carries, and the models nobody trains."""
+  trained = {l.model: l for l in phase.learners}
+  return dict(states={l.name: state.create(world.models[m].params, l.tx, l.tracks) for m, l in trained.items()},
+              frozen={n: m.params for n, m in world.models.items() if n not in trained})
+
+
+def pack_columns(phase: assemble.Phase) -> dict[str, Any]:
+  """Which columns every batch of a phase has, so that its shape never changes."""
+  made = assemble.columns(phase)
+  return dict(channels=made['reward'], roles=made['role'], streams=made['stream'], values=made['value'],
+              judged=made['judged'], prompt=made['prompt'], label_names=made['label'])
+
+
+def course_of(folder: str, step: int) -> dict[str, Any]:
+  """What a checkpoint keeps beside arrays."""
+  return checkpoint.restore(folder, {}, step=step, subset=True)[1]
+
+
+def peak_mb() -> float:
+  """Peak memory of the process, MB."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == '__main__':
+  sys.exit(main())

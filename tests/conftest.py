@@ -1,0 +1,30 @@
+"""Strict by default: no silent promotion, no rank broadcasting, no warnings; 8 virtual devices on the CPU.
+
+`pytest --method my_lab.mod.fn` runs the property suite on an estimator from anywhere, and nothing else.
+"""
+
+import os
+import sys
+
+os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import jax  # noqa: E402
+
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+def pytest_addoption(parser):
+  parser.addoption('--method', action='append', default=[], metavar='my_lab.mod.fn',
+                   help='run only the property suite, on this estimator (dotted name; may be given several times)')
+
+
+def pytest_configure(config):
+  if config.getoption('--method') and os.getcwd() not in sys.path:
+    sys.path.insert(0, os.getcwd())
+
+
+def pytest_ignore_collect(collection_path, config):
+  if config.getoption('--method') and collection_path.is_file() and collection_path.name != 'test_properties.py':
+    return True

@@ -1,0 +1,25 @@
+"""What every estimator promises (`rlx/testing.py`), for each file of `rlx/estimators` or for `--method my_lab.mod.fn`."""
+
+import functools
+import pkgutil
+
+import pytest
+
+from rlx import config, estimators, testing
+
+study = functools.cache(testing.study)   # a method is compiled once
+
+
+def pytest_generate_tests(metafunc):
+  if 'method' in metafunc.fixturenames:
+    methods = metafunc.config.getoption('--method') or config.names('estimator')
+    metafunc.parametrize('method', [pytest.param(m, marks=pytest.mark.xdist_group(m)) for m in methods])
+
+
+@pytest.mark.parametrize('check', testing.PROPERTIES, ids=lambda f: f.__name__)
+def test_property(method, check):
+  check(study(method))
+
+
+def test_every_file_is_a_method():
+  assert sorted(m.name for m in pkgutil.iter_modules(estimators.__path__)) == config.names('estimator')
