@@ -12,7 +12,8 @@ def get_config():
   c = base.get_config()
   c.name = 'quickstart'
   c.env = dict(name='sql', world='hidden_names')
-  c.tokenizer = dict(name='bpe', size=448, special=('<explore>', '</explore>', '<sql>', '</sql>', '<answer>', '</answer>', '<obs>', '</obs>'))
+  c.tokenizer = dict(name='bpe', size=448, alphabet='seen', special=tuple(f'<{end}{tag}>' for tag in ('explore', 'sql', 'answer', 'obs')
+                                                                              for end in ('', '/')))
   c.models = dict(policy=dict(name='transformer', layers=3, dim=96, heads=4, ff=288, activation='relu2', rope_base=1000.,
                               embed_scale=True))
   c.sampler.update(slots=128, width=128, turn=22, chunk=20, buckets=(64,), stop=('</explore>', '</sql>', '</answer>'))

@@ -13,7 +13,7 @@ import optax
 
 from rlx import config
 from rlx.config import ConfigError
-from rlx.grow import demonstrations, engine, labels, rollout, sampling
+from rlx.grow import demonstrations, engine, rollout
 from rlx.grow import tokenizer as tokenizers
 from rlx.learn import mesh as meshes
 from rlx.learn import objective
@@ -329,11 +329,6 @@ def columns(p: Phase) -> dict[str, tuple[str, ...]]:
   return {k: tuple(v) for k, v in out.items()}
 
 
-def intern(lists: Any) -> Any:
-  """Hashables of each prompt to integers."""
-  return labels.intern(lists)
-
-
-def sampler(policy: Any, c: ml_collections.ConfigDict, tok: Any) -> Any:
-  """The compiled functions of the sampler; made once a run."""
-  return sampling.make(policy, stop_ids=stop(c, tok).ids)
+def engines(c: ml_collections.ConfigDict, models: Mapping[str, Model]) -> dict[str, engine.Engine]:
+  """The slots of every model."""
+  return {n: engine.create(m, limits(c), stop(c, m.tokenizer)) for n, m in models.items()}

@@ -63,18 +63,20 @@ def compiled(fn: Callable, *args) -> tuple[Callable, float, int]:
   start = time.perf_counter()
   run = jax.jit(fn).lower(*args).compile()
   took = time.perf_counter() - start
-  return run, took, len(re.findall(r'custom_call_target="[^"]*callback|\b(?:outfeed|infeed|send|recv)\(', run.as_text()))
+  host = r'custom_call_target="[^"]*callback|\b(?:outfeed|infeed|send|recv)\('
+  return run, took, len(re.findall(host, run.as_text()))
 
 
 # ---- credit: labels and step-level estimators ----------------------------------------------------------------------
 
-WIDTH, TURNS, STATES, CHARS = 8, 50, 30, 400   # rollouts a prompt, steps a rollout, distinct observations a prompt, their length
+WIDTH, TURNS, STATES, CHARS = 8, 50, 30, 400   # rollouts, steps of each, observations of a prompt, their characters
 
 
 def _episodes(size):
   """Observations (bytes), group names, rollout names and final rewards of `size` steps, drawn once with seed 0."""
   if size % (WIDTH * TURNS):
-    raise ValueError(f'bench credit wants sizes that are multiples of {WIDTH * TURNS} ({WIDTH} rollouts of {TURNS} steps), got {size}')
+    raise ValueError(f'bench credit takes sizes that are multiples of {WIDTH * TURNS} ({WIDTH} rollouts of {TURNS} '
+                     f'steps), got {size}')
   rng = np.random.RandomState(0)
   obs, group, rollout, reward = [], [], [], []
   for _ in range(size // (WIDTH * TURNS)):
@@ -114,7 +116,8 @@ def _batch(state, reward):
   n = len(state)
   at = np.arange(n, dtype=np.int32)
   nodes = Nodes(
-      parent=jnp.asarray(np.where(at % TURNS, at - 1, -1)), group=jnp.asarray(at // (WIDTH * TURNS)), valid=jnp.ones(n, bool),
+      parent=jnp.asarray(np.where(at % TURNS, at - 1, -1)), group=jnp.asarray(at // (WIDTH * TURNS)),
+      valid=jnp.ones(n, bool),
       end=jnp.asarray((at % TURNS == TURNS - 1).astype(np.int32)), reward=dict(task=jnp.asarray(reward)),
       label=dict(state=jnp.asarray(state)))
   none, no = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1), bool)   # the estimators timed here read no token
@@ -125,8 +128,8 @@ def _batch(state, reward):
 def credit(*, sizes: Sequence[int] = (6400, 64000), repeats: int = 21) -> list[Line]:
   """Strings to integers against a plain numpy program, then jitted GiGPO and HGPO.
 
-  `size` steps are prompts of 8 rollouts of 50 turns with 400-character observations, every one a string object of its own, made
-  anew for each run: Python keeps a string's hash, so a second run on the same objects would look faster than it is.
+  `size` steps are prompts of 8 rollouts of 50 turns with 400-character observations, every one a string object of its own,
+  made anew for each run: Python keeps a string's hash, so a second run on the same objects would look faster than it is.
 
   Args:
     sizes: steps in a batch.
@@ -144,8 +147,8 @@ def credit(*, sizes: Sequence[int] = (6400, 64000), repeats: int = 21) -> list[L
       return group, rollout, [r.decode() for r in raw]
 
     def steps():
-      obs, width = strings()[2], WIDTH * TURNS
-      return [[_step(p, o) for p, o in zip(parents[a:a + width], obs[a:a + width])] for a in range(0, size, width)],   # the tuple `_label` is called with
+      flat = [_step(p, r.decode()) for p, r in zip(parents, raw)]
+      return [flat[a:a + WIDTH * TURNS] for a in range(0, size, WIDTH * TURNS)],   # the arguments of `_label`
 
     plain, ours = seconds(floor, repeats, strings), seconds(_label, repeats, steps)
     lines += [Line('labels, plain numpy', size, 1e3 * plain, 'ms'), Line('labels', size, 1e3 * ours, 'ms'),
@@ -153,9 +156,9 @@ def credit(*, sizes: Sequence[int] = (6400, 64000), repeats: int = 21) -> list[L
     batch = _batch(_label(*steps()), reward)
     for estimator in (gigpo, hgpo):
       run, took, calls = compiled(estimator, batch)
-      name = estimator.__name__
+      name, median = estimator.__name__, seconds(run, repeats, lambda: (batch,))
       lines += [Line(f'{name}, compile', size, 1e3 * took, 'ms'),
-                Line(f'{name}, run', size, 1e3 * seconds(run, repeats, lambda: (batch,)), 'ms', 15. * size / 6400 if size >= 6400 else 15.),
+                Line(f'{name}, run', size, 1e3 * median, 'ms', 15. * max(size, 6400) / 6400),
                 Line(f'{name}, host calls', size, calls, '', 0)]
   return lines
 
@@ -168,32 +171,38 @@ BENCHES = dict(credit=credit)
 def table(lines: Sequence[Line]) -> str:
   """The lines under a header, in columns."""
   cells = [('bench', 'size', 'median', '', 'at most', '')]
-  cells += [(x.name, str(x.size), f'{x.value:.4g}', x.unit, '' if x.target is None else f'{x.target:.4g}', x.verdict) for x in lines]
+  for x in lines:
+    most = '' if x.target is None else f'{x.target:.4g}'
+    cells.append((x.name, str(x.size), f'{x.value:.4g}', x.unit, most, x.verdict))
+  sides = '<', '>', '>', '<', '>', '<'
   wide = [max(map(len, column)) for column in zip(*cells)]
-  return '\n'.join('  '.join(c.ljust(w) if i in (0, 3, 5) else c.rjust(w) for i, (c, w) in enumerate(zip(row, wide))).rstrip()
-                   for row in cells)
+  return '\n'.join('  '.join(f'{c:{side}{w}}' for c, side, w in zip(row, sides, wide)).rstrip() for row in cells)
 
 
 def parser() -> argparse.ArgumentParser:
   """A subcommand for each bench, a flag for each of its parameters."""
-  top = argparse.ArgumentParser(prog='python -m rlx.bench', description=__doc__.splitlines()[0])
-  commands = top.add_subparsers(dest='bench', required=True, metavar='|'.join(BENCHES))
+  top = argparse.ArgumentParser(prog='python -m rlx.bench', description='Times one part of rlx and prints a table of medians.')
+  commands = top.add_subparsers(dest='bench', required=True, metavar='bench')
   for name, bench in BENCHES.items():
     one = commands.add_parser(name, help=bench.__doc__.splitlines()[0])
     one.add_argument('--json', metavar='PATH', help='write the machine and the lines there too')
     for key, p in inspect.signature(bench).parameters.items():
       many = isinstance(p.default, tuple)
-      one.add_argument(f'--{key}', default=p.default, type=type(p.default[0] if many else p.default), nargs='+' if many else None,
-                       help=f'default: {p.default}')
+      kind = type(p.default[0] if many else p.default)
+      one.add_argument(f'--{key}', default=p.default, type=kind, nargs='+' if many else None, help=f'default: {p.default}')
   return top
 
 
 def main(argv: Sequence[str] | None = None) -> list[Line]:
-  """Runs one bench, prints the table and returns its lines."""
-  args = vars(parser().parse_args(argv))
+  """Runs one bench, prints the table and returns its lines; a value that a bench refuses ends the command in one sentence."""
+  top = parser()
+  args = vars(top.parse_args(argv))
   bench, path = BENCHES[args.pop('bench')], args.pop('json')
   on = machine()
-  lines = bench(**args)
+  try:
+    lines = bench(**args)
+  except ValueError as e:
+    top.error(str(e))
   print(', '.join(f'{k} {v}' for k, v in on.items()))
   print(table(lines))
   if path:

@@ -198,7 +198,12 @@ def load(path: str, overrides: Mapping[str, Any] | None = None) -> ml_collection
   takes = bool(inspect.signature(module.get_config).parameters)
   if variant and variant != 'smoke' and not takes:
     raise ConfigError(f"config file '{file}' has no variants, so '{variant}' cannot be one; only ':smoke' always exists.")
-  c = module.get_config(variant) if takes and variant not in ('', 'smoke') else module.get_config()
+  try:
+    c = module.get_config(variant) if takes and variant not in ('', 'smoke') else module.get_config()
+  except (AttributeError, KeyError) as e:
+    if not (m := re.match(r'\W*Key "(\w+)" does not exist and cannot be added', str(e))):
+      raise
+    raise ConfigError(f"config file '{file}' sets the key '{m[1]}', which a config does not have; configs/base.py lists them all.") from e
   if variant == 'smoke':
     smoke(c)
   return override(c, overrides or {})

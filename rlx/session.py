@@ -73,7 +73,7 @@ def load(workdir: str, step: Any = None) -> Session:
   saved = checkpoint.restore(folder, train.first_states(at, world), step=newest)[0]
   params = {**saved['frozen'], **{l.model: saved['states'][l.name].params for l in at.learners}}
   models = {n: m._replace(params=params[n]) for n, m in models.items()}
-  pool = {n: engines.create(m, assemble.limits(c), assemble.stop(c, tok), assemble.sampler(m.policy, c, tok)) for n, m in models.items()}
+  pool = assemble.engines(c, models)
   return Session(c, world._replace(models=models), made[-1].plan, pool, newest)
 
 

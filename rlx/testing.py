@@ -1,4 +1,4 @@
-"""What every estimator promises, as checks: batches rich enough for any method, changes that must not matter, and `PROPERTIES`.
+"""What every estimator promises, as checks: batches rich enough for any method, changes that must not matter, `PROPERTIES`.
 
 `tests/estimators/test_properties.py` runs them on every method of `rlx/estimators`; on one from outside with
 
@@ -27,44 +27,47 @@ from rlx.types import Advantages, Array, Batch, Stateful
 
 # ---- columns a method may read: name -> how it is drawn -------------------------------------------------------------
 
-COIN, NORMAL, UNIFORM = (lambda r, n: r.integers(0, 2, n)), (lambda r, n: r.normal(size=n)), (lambda r, n: r.uniform(size=n))
-LOGP = lambda r, n: -r.exponential(size=n)
-few = lambda k: lambda r, n: r.integers(0, k, n)
-REWARDS = dict(task=COIN, answer=COIN, schema=COIN, format=NORMAL, turn=NORMAL, session=NORMAL, info_gain=NORMAL, prm=UNIFORM)
-LABELS = dict(state=few(3), action=few(2), next=few(3), switch=few(2), turn=few(3), agent=few(2), select=few(2), source=few(1))
-JUDGED = dict(prm=lambda r, n: r.uniform(size=n) < .8)
+few = lambda k: lambda rng, n: rng.integers(0, k, n)
+COIN, NORMAL, UNIFORM = few(2), lambda rng, n: rng.normal(size=n), lambda rng, n: rng.uniform(size=n)
+LOGP = lambda rng, n: -rng.exponential(size=n)
+REWARDS = dict(task=COIN, answer=COIN, schema=COIN, format=NORMAL, turn=NORMAL, session=NORMAL, info_gain=NORMAL,
+               prm=UNIFORM)
+LABELS = dict(state=few(3), action=few(2), next=few(3), switch=few(2), turn=few(3), agent=few(2), select=few(2),
+              source=few(1))
+JUDGED = dict(prm=lambda rng, n: rng.uniform(size=n) < .8)
 VALUES = dict(value=NORMAL, low=NORMAL, high=NORMAL, term=NORMAL, p_answer=UNIFORM, conf=UNIFORM)
-STREAMS = dict(entropy=UNIFORM, old_logp=LOGP, ref_logp=LOGP, sampler_logp=LOGP, version=few(3), reward=NORMAL, value=NORMAL,
-               **{f'value/{head}': NORMAL for head in ('value', 'critic', 'low', 'high', 'term')})
+STREAMS = dict(entropy=UNIFORM, old_logp=LOGP, ref_logp=LOGP, sampler_logp=LOGP, version=few(3), reward=NORMAL,
+               value=NORMAL, **{f'value/{head}': NORMAL for head in ('value', 'critic', 'low', 'high', 'term')})
 ROLES = dict.fromkeys(('action', 'plan', 'switch', 'think', 'answer'), COIN)
 PROMPT = dict(source=few(2), difficulty=UNIFORM, p_answer=UNIFORM)
 
 # ---- the forest: each prompt is (parents within the prompt, ends) ----------------------------------------------------
 
-TREE = ((-1, 0, 1, 1, 0, 4, 0, 6, -1), (0, 0, 1, 1, 0, 1, 0, 0, 0))       # the design's example; 6-7 and 8 were abandoned
-CHAINS = ((-1, 0, 1, -1, 3, -1, -1, 7, -1), (0, 0, 1, 0, 1, 1, 1, 0, 0))
-MIXED = ((-1, 0, 1, -1, 3, -1, 5), (0, 0, 1, 0, 2, 0, 3))                 # done, cut off, failed
-ALONE = ((-1, 0), (0, 1))                                                 # a group of one
-EQUAL = ((-1, -1, 1), (1, 0, 1))                                          # no variance: every reward is 0
-LOST = ((-1, 0), (0, 3))                                                  # nothing to learn from
-SHAPE = (32, 16, 40)                                                      # N, R, T of all batches: one compilation a method
+TREE = ((-1, 0, 1, 1, 0, 4, 0, 6, -1), (0, 0, 1, 1, 0, 1, 0, 0, 0))      # three paths; 6-7 and 8 were abandoned
+CHAINS = ((-1, 0, 1, -1, 3, -1, -1, 6, -1), (0, 0, 1, 0, 1, 1, 0, 0, 0))
+MIXED = ((-1, 0, 1, -1, 3, -1, 5), (0, 0, 1, 0, 2, 0, 3))                # done, cut off, failed
+ALONE = ((-1, 0), (0, 1))                                                # a group of one
+EQUAL = ((-1, -1, 1), (1, 0, 1))                                         # no variance: every reward is 0
+LOST = ((-1, 0), (0, 3))                                                 # nothing to learn from
+SHAPE = (32, 16, 40)                                                     # N, R, T: all batches compile once
 
 
 def batch(seed: int = 0, *, chains: bool = False) -> Batch:
-  """Five prompts with every case there is, all columns filled at random, packed two sequences a row and padded to `SHAPE`."""
+  """Five prompts with every case there is, all columns filled at random, two sequences a row, padded to `SHAPE`."""
   prompts = (CHAINS if chains else TREE, MIXED, ALONE, EQUAL, LOST)
   first = np.cumsum([0] + [len(p) for p, _ in prompts])
   parent = [j + f if j >= 0 else -1 for (p, _), f in zip(prompts, first, strict=False) for j in p]
   group = np.repeat(np.arange(len(prompts)), np.diff(first))
   rng, n = np.random.default_rng(seed), len(parent)
   draw = lambda table, size=n: {k: make(rng, size) for k, make in table.items()}
-  b = toy.batch(parent, group=group, end=[e for _, ends in prompts for e in ends], label=draw(LABELS), value=draw(VALUES),
-                judged=draw(JUDGED), role=draw(ROLES), n_tokens=1 + np.arange(n) % 3, n_obs=np.arange(n) % 2, pack=2,
+  end = [e for _, ends in prompts for e in ends]
+  b = toy.batch(parent, group=group, end=end, label=draw(LABELS), value=draw(VALUES), judged=draw(JUDGED), role=draw(ROLES),
+                n_tokens=1 + np.arange(n) % 3, n_obs=np.arange(n) % 2, pack=2,
                 prompt={k: x.astype(np.float32) for k, x in draw(PROMPT, 5).items()},
                 **{k: np.where(group == 3, 0, x) for k, x in draw(REWARDS).items()})
   size = b.tokens.node.shape
-  noise = {k: jnp.asarray(x.reshape(size), jnp.float32) for k, x in draw(STREAMS | dict(logp=LOGP), size[0] * size[1]).items()}
-  tokens = dataclasses.replace(b.tokens, logp=noise.pop('logp'), stream=noise)
+  stream = {k: jnp.asarray(x.reshape(size), jnp.float32) for k, x in draw(STREAMS | dict(logp=LOGP), size[0] * size[1]).items()}
+  tokens = dataclasses.replace(b.tokens, logp=stream.pop('logp'), stream=stream)
   tokens = jax.tree.map(lambda x: x if x.dtype != jnp.float32 else jnp.where(b.tokens.sampled, x, 0.), tokens)
   return pad(dataclasses.replace(b, tokens=tokens), *SHAPE)
 
@@ -78,11 +81,12 @@ def pad(b: Batch, nodes: int, rows: int, width: int) -> Batch:
       value = -1 if path[0].name in minus else False if x.dtype == bool else 0
       return jnp.pad(x, [(0, s - k) for s, k in zip(size, x.shape, strict=False)], constant_values=value)
     return jax.tree_util.tree_map_with_path(fill, table)
-  return dataclasses.replace(b, nodes=to(b.nodes, (nodes,), ('parent',)), tokens=to(b.tokens, (rows, width), ('node', 'segment')))
+  tokens = to(b.tokens, (rows, width), ('node', 'segment'))
+  return dataclasses.replace(b, nodes=to(b.nodes, (nodes,), ('parent',)), tokens=tokens)
 
 
 def reorder(b: Batch, steps: Sequence[int]) -> Batch:
-  """The batch with only these steps, in this order (parents first, groups together); tokens of the others become padding."""
+  """The batch with only these steps, in this order (parents first, groups together); other tokens become padding."""
   steps = np.asarray(steps)
   size = b.nodes.parent.shape[0]
   new = np.full(size + 1, -1)
@@ -103,7 +107,7 @@ def reorder(b: Batch, steps: Sequence[int]) -> Batch:
 def lay_out(b: Batch, *, pack: int, alone: bool = False) -> tuple[Batch, np.ndarray]:
   """The same steps in other rows: `pack` sequences a row, last sequence first.
 
-  With `alone` each step is trained in a sequence of its own, behind a prefix that others train: a chain laid out as a tree.
+  With `alone` each step is trained in a sequence of its own, behind a prefix that others train: a chain as a tree.
 
   Returns:
     The batch, and `[R, T]` the place in the old rows of each token, -1 on padding.
@@ -131,8 +135,8 @@ def lay_out(b: Batch, *, pack: int, alone: bool = False) -> tuple[Batch, np.ndar
       i = j
   source, segment, position = out
   take = lambda x: jnp.asarray(np.where(source >= 0, x.ravel()[source], np.zeros((), x.dtype)))
-  tokens = dataclasses.replace(jax.tree.map(take, t), node=jnp.asarray(np.where(source >= 0, t.node.ravel()[source], -1)),
-                               mask=jnp.asarray(own), segment=jnp.asarray(segment, jnp.int32),
+  node = jnp.asarray(np.where(source >= 0, t.node.ravel()[source], -1))
+  tokens = dataclasses.replace(jax.tree.map(take, t), node=node, mask=jnp.asarray(own), segment=jnp.asarray(segment, jnp.int32),
                                position=jnp.asarray(np.maximum(position, 0), jnp.int32))
   return dataclasses.replace(b, tokens=tokens), source
 
@@ -140,11 +144,11 @@ def lay_out(b: Batch, *, pack: int, alone: bool = False) -> tuple[Batch, np.ndar
 # ---- a method under study --------------------------------------------------------------------------------------------
 
 class Study(NamedTuple):
-  """A method made callable: `run` is jitted and counts its traces, `plain` is not; both give `(adv, {head: target})` `[R, T]`."""
-  run: Callable
-  plain: Callable
-  traces: list
-  chains: bool
+  """A method made callable; both forms give (adv `[R, T]`, {head: target `[R, T]`}, adv as it was answered)."""
+  run: Callable      # jitted, floats traced
+  plain: Callable    # not jitted
+  traces: list       # one entry for each time `run` was traced
+  chains: bool       # it needs chains
 
   def batch(self, seed: int = 0) -> Batch:
     return batch(seed, chains=self.chains)
@@ -154,7 +158,7 @@ def study(method: str | Callable) -> Study:
   """A method by name, dotted name or itself; its floats are traced in `run`, so a branch on one of them fails here.
 
   Args:
-    method: an estimator, a modulator (second parameter `adv`; it is handed GRPO's), or a factory of either or of a `Stateful`.
+    method: an estimator, a modulator (second parameter `adv`; it is handed GRPO's), or a factory of one or of a `Stateful`.
   """
   fn = config.resolve('estimator', method) if isinstance(method, str) else method
   needs = getattr(sys.modules.get(fn.__module__), 'needs', ())
@@ -291,7 +295,7 @@ def degenerate_groups_are_finite(s: Study) -> None:
 
 
 def rows_do_not_matter(s: Study) -> None:
-  """Packed as not packed, in any order; and a chain is a tree of one child: the same behind prefixes other rows train."""
+  """Packed as not packed, in any order; a chain is a tree of one child: the same behind prefixes other rows train."""
   b = s.batch()
   want = answers(s.run(b))
   layouts = [lay_out(b, pack=1), lay_out(b, pack=3)] + ([] if s.chains else [lay_out(b, pack=2, alone=True)])
@@ -310,5 +314,5 @@ def new_values_do_not_retrace(s: Study) -> None:
   assert len(s.traces) == before, 'traced again for other values'
 
 
-PROPERTIES = (plain_numbers, jit_changes_nothing, padding_changes_nothing, order_of_prompts_does_not_matter, dead_ends_get_nothing,
-              degenerate_groups_are_finite, rows_do_not_matter, new_values_do_not_retrace)
+PROPERTIES = (plain_numbers, jit_changes_nothing, padding_changes_nothing, order_of_prompts_does_not_matter,
+              dead_ends_get_nothing, degenerate_groups_are_finite, rows_do_not_matter, new_values_do_not_retrace)

@@ -22,7 +22,7 @@ def batch(parent: Sequence[int], *, group=0, end=None, judged: Mapping = {}, lab
           **reward) -> Batch:
   """Steps given as lists; everything but `parent` has a default.
 
-  A row holds `pack` sequences; a sequence is the path to a step without a child, and trains the steps no earlier one trains.
+  A row holds `pack` sequences; a sequence is the path to a step without a child, and trains what no earlier one trains.
 
   Args:
     parent: `[N]` previous step of each, -1 at a first step; parents come before their children.
@@ -64,7 +64,8 @@ def batch(parent: Sequence[int], *, group=0, end=None, judged: Mapping = {}, lab
     raise ValueError('end is 0 goes on, 1 done, 2 cut off or 3 failed.')
   nodes = Nodes(parent=jnp.asarray(parent), group=jnp.asarray(column('group', group, np.int32)), valid=jnp.ones(n, bool),
                 end=jnp.asarray(end), reward=table('reward', reward, np.float32), judged=table('judged', judged, bool),
-                label=table('label', {k: _codes(x) for k, x in label.items()}, np.int32), value=table('value', value, np.float32))
+                label=table('label', {k: _codes(x) for k, x in label.items()}, np.int32),
+                value=table('value', value, np.float32))
   counts = np.stack([column('n_obs', n_obs, np.int32), column('n_tokens', n_tokens, np.int32)], 1)
   ids, node, segment, position, sampled, mask = _rows(parent, np.flatnonzero(leaf), counts, pack)
 
@@ -83,8 +84,10 @@ def batch(parent: Sequence[int], *, group=0, end=None, judged: Mapping = {}, lab
 
 def _codes(x):
   """Integers and flags as they are; anything else numbered in the order it first appears."""
+  if np.ndim(x) == 0 or all(isinstance(v, bool | int | np.bool_ | np.integer) for v in x):
+    return x
   seen = {}
-  return x if np.asarray(x).dtype.kind in 'ib' else [seen.setdefault(v, len(seen)) for v in x]
+  return [seen.setdefault(v, len(seen)) for v in x]
 
 
 def _rows(parent, leaves, counts, pack):

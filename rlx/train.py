@@ -74,8 +74,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
     print(f'{workdir}: continuing at step {course.total}', flush=True)
   metrics.cut(workdir, course.total - 1)
   wall0 = course.wall_s
-  samplers = {n: assemble.sampler(m.policy, c, world.tokenizer) for n, m in world.models.items()}
-  pool = {n: engines.create(m, assemble.limits(c), assemble.stop(c, world.tokenizer), samplers[n]) for n, m in world.models.items()}
+  pool = assemble.engines(c, world.models)
   bar = progress.Progress(c.name, [(p.name, p.steps) for p in phases], done=course.total)
 
   with bar, metrics.Writer(workdir) as writer, metrics.Episodes(workdir, first=c.episodes.keep, every=c.episodes.every) as episodes:
@@ -167,7 +166,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
           record['tokens_per_s/sample'] = record['tokens_sampled'] / max(clock['sample'], 1e-9)
         record['tokens_trained'] = float(sum(int(p.batch.tokens.mask.sum()) for p in packed))
         record.update({f'seconds/{k}': v for k, v in clock.items()}, seconds=time.perf_counter() - step_began,
-                      memory_mb=peak_mb(), compiles=float(steps.compiles(fns) + sum(s.compiles() for s in samplers.values())))
+                      memory_mb=peak_mb(), compiles=float(steps.compiles(fns) + sum(engines.compiles(e) for e in pool.values())))
         course.wall_s = record['wall_s'] = wall0 + time.perf_counter() - began
         episodes.write(course.total - 1, [g for p in packed for g in p.groups], advantages)
 
@@ -181,7 +180,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
           stages('checkpoint')
           if over:
             world = world._replace(models={n: m._replace(params=now()[n]) for n, m in world.models.items()})
-            keep = first_states(phases[number + 1], world, c)
+            keep = first_states(phases[number + 1], world)
           else:
             keep = dict(states=states, frozen=frozen)
           best = record.get(c.checkpoint.best) if c.checkpoint.best else None

@@ -75,7 +75,8 @@ def _explored(path, what, limits):
   if table is None:
     return 'no such table'
   if not column:
-    return 'columns ' + ' , '.join(f'{c} {kind}' + (f' -> {to}' if to else '') for c, kind, to in zip(table.columns, table.types, table.refers))
+    columns = zip(table.columns, table.types, table.refers)
+    return 'columns ' + ' , '.join(f'{c} {kind}' + (f' -> {to}' if to else '') for c, kind, to in columns)
   if column not in table.columns:
     return 'no such column'
   query = 'SELECT "{0}" FROM "{1}" GROUP BY "{0}" ORDER BY COUNT( * ) DESC , "{0}" LIMIT 6'.format(column, name)
@@ -121,8 +122,9 @@ def schema_score(proposed, gold, mode: str) -> float:
   Args:
     proposed: ((table, column, column ...), ...).
     gold: likewise.
-    mode: one of `MODES`. 'truematch' and 'totalmatch': 1 if both agree exactly, else 0. 'recall_then_precision': precision where
-      nothing is missing, else 0; '..._strict': the same in buckets, 1 at 1, .8 from .9, .6 from .8, .4 from .7, .2 from .6, else .1.
+    mode: one of `MODES`. 'truematch' and 'totalmatch': 1 if both agree exactly, else 0. 'recall_then_precision': precision
+      where nothing is missing, else 0; '..._strict': the same in buckets, 1 at 1, .8 from .9, .6 from .8, .4 from .7, .2 from
+      .6, else .1.
   """
   tables = [{t[0].lower() for t in s} for s in (proposed, gold)]
   columns = [{(t[0].lower(), c.lower()) for t in s for c in t[1:]} for s in (proposed, gold)]
@@ -143,7 +145,8 @@ def schema_score(proposed, gold, mode: str) -> float:
   precision = weighted(tp, cp)
   if mode == 'recall_then_precision':
     return precision
-  return next((score for least, score in ((1, 1.), (0.9, 0.8), (0.8, 0.6), (0.7, 0.4), (0.6, 0.2)) if precision >= least), 0.1)
+  buckets = (1., 1.), (0.9, 0.8), (0.8, 0.6), (0.7, 0.4), (0.6, 0.2)
+  return next((score for least, score in buckets if precision >= least), 0.1)
 
 
 def _precision_recall(pair):
@@ -159,9 +162,9 @@ def _precision_recall(pair):
 def expert(q: Question, kind: str, rng: random.Random):
   """Yields actions and is sent what is observed.
 
-  careful: explores the tables it needs, proposes what it uses. hasty: explores nothing and guesses the names. retry: guesses the
-  columns of its first query. sloppy: explores, then proposes a column too many or too few, and in half of the cases turns a
-  comparison, an order or an aggregate around.
+  careful: explores the tables it needs, proposes what it uses. hasty: explores nothing and guesses the names. retry: guesses
+  the columns of its first query. sloppy: explores, then proposes a column too many or too few, and in half of the cases turns
+  a comparison, an order or an aggregate around.
   """
   if kind == 'hasty':
     yield propose_text(_guessed(q))

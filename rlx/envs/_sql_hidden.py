@@ -41,8 +41,9 @@ NAMES = ENTITIES | NUMBERS | TEXTS | _names('name:name title label')
 VALUES = _names('city:paris rome oslo lima cairo delhi|color:red blue green black white pink|'
                 'kind:basic premium classic sport deluxe rare|country:france italy norway peru egypt india')
 PROPER = (
-    'anna bob carl dora emil fay gus hana ivan june kurt lena milo nora otto pia quin rosa sven tara uma vera walt xena yann zoe '
-    'amber basil cedar dune ember flint grove heath iris jade kale lark moss nova onyx pearl quartz raven sage thorn').split()
+    'anna bob carl dora emil fay gus hana ivan june kurt lena milo nora otto pia quin rosa sven tara uma vera walt xena yann '
+    'zoe amber basil cedar dune ember flint grove heath iris jade kale lark moss nova onyx pearl quartz raven sage '
+    'thorn').split()
 FAMILIES = ('filter', 'compare', 'count', 'countcmp', 'agg', 'aggf', 'argmax', 'top', 'group')
 AGGREGATES = (('average', 'AVG'), ('total', 'SUM'), ('highest', 'MAX'), ('lowest', 'MIN'))
 
@@ -75,15 +76,17 @@ def question(db: Database, rng: random.Random, synonyms: int) -> Question:
   word = {c: rng.choice(NAMES[c][:synonyms]) for c in (table.concept, num, txt, 'name')}
   of, n, t, m = word[table.concept], word[num], word[txt], word['name']
   ab, op, hi, way = ('above', '>', 'highest', 'DESC') if up else ('below', '<', 'lowest', 'ASC')
+  has, near = f"with {t} '{value}'", f'with {n} {ab} {bound}'
+  whose, close, best = f"{{0}} WHERE {{2}} = '{value}'", f'{{0}} WHERE {{2}} {op} {bound}', f'{{0}} ORDER BY {{2}} {way} LIMIT'
   text, template, use = dict(
-      filter=lambda: (f"list the {m} of {of} with {t} '{value}'", f"SELECT {{1}} FROM {{0}} WHERE {{2}} = '{value}'", ('name', txt)),
-      compare=lambda: (f'list the {m} of {of} with {n} {ab} {bound}', f'SELECT {{1}} FROM {{0}} WHERE {{2}} {op} {bound}', ('name', num)),
-      count=lambda: (f"how many {of} with {t} '{value}'", f"SELECT COUNT( * ) FROM {{0}} WHERE {{1}} = '{value}'", (txt,)),
-      countcmp=lambda: (f'how many {of} with {n} {ab} {bound}', f'SELECT COUNT( * ) FROM {{0}} WHERE {{1}} {op} {bound}', (num,)),
+      filter=lambda: (f'list the {m} of {of} {has}', f'SELECT {{1}} FROM {whose}', ('name', txt)),
+      compare=lambda: (f'list the {m} of {of} {near}', f'SELECT {{1}} FROM {close}', ('name', num)),
+      count=lambda: (f'how many {of} {has}', f"SELECT COUNT( * ) FROM {{0}} WHERE {{1}} = '{value}'", (txt,)),
+      countcmp=lambda: (f'how many {of} {near}', f'SELECT COUNT( * ) FROM {{0}} WHERE {{1}} {op} {bound}', (num,)),
       agg=lambda: (f'what is the {ag} {n} of {of}', f'SELECT {fn}( {{1}} ) FROM {{0}}', (num,)),
-      aggf=lambda: (f"what is the {ag} {n} of {of} with {t} '{value}'", f"SELECT {fn}( {{1}} ) FROM {{0}} WHERE {{2}} = '{value}'", (num, txt)),
-      argmax=lambda: (f'{m} of {of} with the {hi} {n}', f'SELECT {{1}} FROM {{0}} ORDER BY {{2}} {way} LIMIT 1', ('name', num)),
-      top=lambda: (f'{m} of the {k} {of} with {hi} {n}', f'SELECT {{1}} FROM {{0}} ORDER BY {{2}} {way} LIMIT {k}', ('name', num)),
+      aggf=lambda: (f'what is the {ag} {n} of {of} {has}', f'SELECT {fn}( {{1}} ) FROM {whose}', (num, txt)),
+      argmax=lambda: (f'{m} of {of} with the {hi} {n}', f'SELECT {{1}} FROM {best} 1', ('name', num)),
+      top=lambda: (f'{m} of the {k} {of} with {hi} {n}', f'SELECT {{1}} FROM {best} {k}', ('name', num)),
       group=lambda: (f'how many {of} for each {t}', 'SELECT {1} , COUNT( * ) FROM {0} GROUP BY {1}', (txt,)),
   )[family]()
   names = (table.name, *(table.columns[concepts.index(c)].name for c in use))

@@ -7,8 +7,8 @@ import re
 from rlx.envs._sql_domains import DOMAINS
 from rlx.envs.sql_data import Database, Question
 
-# A family gives text and SQL, or None where the table has not what it takes or the answer would be empty (a wrong query often is).
-# In the SQL, [table] and [table.column] stand for names.
+# A family gives text and SQL, or None where the table has not what it takes or the answer would be empty (a wrong query's
+# often is). In the SQL, [table] and [table.column] stand for names.
 
 def _column(table, field):
   i = table.at(field.names[0])
@@ -100,7 +100,8 @@ def _having(rng, e, tables):
   counts = sorted(collections.Counter(_column(tables[e.many], c)).values())
   k = min(max(1, rng.choice(counts) - 1), counts[-1] - 1)
   column = f'[{e.many}.{c.names[0]}]'
-  return f'which {c.noun} has more than {k} {e.many}', f'SELECT {column} FROM [{e.many}] GROUP BY {column} HAVING COUNT( * ) > {k}'
+  return (f'which {c.noun} has more than {k} {e.many}',
+          f'SELECT {column} FROM [{e.many}] GROUP BY {column} HAVING COUNT( * ) > {k}')
 
 
 def _above(rng, e, tables):

@@ -79,15 +79,20 @@ class Jsonl:
   prompt: str
   answer: str | None
 
+  @property
+  def writes(self) -> tuple[str, ...]:
+    return writes if self.reward else writes[1:]
+
   def tasks(self, split: str) -> Sequence[Task]:
     """The lines of a split in the order of the file; the id is `file:line number`."""
     lines = _lines(self.path, self.prompt, self.answer)
     if split not in ('train', 'held_out', 'all'):
       raise ValueError(f"split '{split}' is not one of ['train', 'held_out', 'all']")
     name = pathlib.Path(self.path).name
-    found = [Task(f'{name}:{number}', line) for number, digest, line in lines if split == 'all' or self._kept(digest) == (split == 'held_out')]
+    belongs = lambda digest: split == 'all' or self._kept(digest) == (split == 'held_out')
+    found = [Task(f'{name}:{number}', line) for number, digest, line in lines if belongs(digest)]
     if not found:
-      raise ValueError(f"none of the {len(lines)} lines of '{self.path}' falls into split '{split}' (held_out={self.held_out})")
+      raise ValueError(f"none of the {len(lines)} lines of '{self.path}' falls into split '{split}', held_out={self.held_out}")
     return found
 
   def _kept(self, digest):

@@ -24,10 +24,10 @@ _WORLDS = dict(hidden_names=_sql_hidden, four_acts=_sql_four)
 _TURNS = dict(hidden_names=6, four_acts=10)
 
 
-def sql(*, world: str = 'hidden_names', seed: int = 0, root: str | None = None, train_databases: int = 96, held_databases: int = 32,
-        turns: int | None = None, questions: int = 20_000, held_questions: int = 2000, mix: Mapping | Sequence | None = None,
-        schema: str = 'truematch', unconfirmed: float = -0.1, synonyms: int = 2, max_rows: int = 200, vm_steps: int = 100_000,
-        seconds: float = 5.) -> 'Sql':
+def sql(*, world: str = 'hidden_names', seed: int = 0, root: str | None = None, train_databases: int = 96,
+        held_databases: int = 32, turns: int | None = None, questions: int = 20_000, held_questions: int = 2000,
+        mix: Mapping | Sequence | None = None, schema: str = 'truematch', unconfirmed: float = -0.1, synonyms: int = 2,
+        max_rows: int = 200, vm_steps: int = 100_000, seconds: float = 5.) -> 'Sql':
   """Text-to-SQL in which the schema is unknown.
 
   Splits: 'train'; 'held_out_questions': training databases, but no combination of entity, family and attributes that occurs in
@@ -62,19 +62,22 @@ def sql(*, world: str = 'hidden_names', seed: int = 0, root: str | None = None, 
   Labels: 'state' and 'next' (what is observed before and after the step), 'action'; 'schema' is 1 on the steps that explore
   (`hidden_names`) or lead up to the proposal (`four_acts`, also as 'explore', beside 'act').
 
-  Metrics of a step: 'valid' (it was an action), 'explored'; of the last one 'correct'; 'out_of_turns', 'backstop', where they occur.
+  Metrics of a step: 'valid' (it was an action), 'explored'; of the last one 'correct'; where they occur, 'out_of_turns' and
+  'backstop'.
 
   Raises:
     ValueError: unknown world, split, schema mode or expert, sizes below 1.
 
-  Source: `four_acts` after arXiv:2603.16448 and stulove123/TRUST-SQL-@0d41f2d3 (examples/nl2sql). Known deviations: one proposal,
-  which ends exploring; exploring is by name, not by SQL; rows are compared as multisets, not as sets of the first 30.
+  Source: `four_acts` after arXiv:2603.16448 and stulove123/TRUST-SQL-@0d41f2d3 (TrustSQL/examples/nl2sql). Known deviations:
+  one proposal, which ends exploring; exploring is by name, not by SQL; an answer confirms the last query instead of repeating
+  it; rows are compared as multisets, not as sets of the first 30.
   """
   if world not in _WORLDS:
     raise ValueError(f"world '{world}' is not one of {sorted(_WORLDS)}")
   if schema not in _sql_four.MODES:
     raise ValueError(f"schema '{schema}' is not one of {sorted(_sql_four.MODES)}")
-  sizes = dict(train_databases=train_databases, held_databases=held_databases, questions=questions, held_questions=held_questions)
+  sizes = dict(train_databases=train_databases, held_databases=held_databases, questions=questions,
+               held_questions=held_questions)
   if wrong := {k: v for k, v in sizes.items() if v < 1}:
     raise ValueError(f'these must be at least 1: {wrong}')
   if not 1 <= synonyms <= 3:
@@ -83,9 +86,9 @@ def sql(*, world: str = 'hidden_names', seed: int = 0, root: str | None = None, 
   mix = own if mix is None else dict(mix)
   if unknown := sorted(set(mix) - set(own)):
     raise ValueError(f"world '{world}' has no experts {unknown}; it has {sorted(own)}")
-  return Sql(world=world, seed=seed, root=root, turns=turns or _TURNS[world], mix=tuple((k, float(v)) for k, v in mix.items()),
-             schema=schema, unconfirmed=float(unconfirmed), synonyms=synonyms, max_rows=max_rows, vm_steps=vm_steps,
-             seconds=float(seconds), **sizes)
+  return Sql(world=world, seed=seed, root=root, turns=turns or _TURNS[world],
+             mix=tuple((kind, float(share)) for kind, share in mix.items()), schema=schema, unconfirmed=float(unconfirmed),
+             synonyms=synonyms, max_rows=max_rows, vm_steps=vm_steps, seconds=float(seconds), **sizes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What the worlds of the sql environment share: databases as values, their files, questions, and what an episode remembers."""
+"""What the worlds of the sql environment share: databases as values, their files, questions, what an episode remembers."""
 
 import contextlib
 import hashlib
@@ -71,9 +71,8 @@ def held_out(combo: tuple[str, ...]) -> bool:
 # ---- text ----------------------------------------------------------------------------------------------------------
 
 # what a sloppy expert turns around
-REVERSED = ((' > ', ' < '), (' < ', ' > '), ('DESC', 'ASC'), ('ASC', 'DESC'), ('AVG(', 'SUM('), ('SUM(', 'AVG('), ('MAX(', 'MIN('),
-            ('MIN(', 'MAX('))
-
+REVERSED = ((' > ', ' < '), (' < ', ' > '), ('DESC', 'ASC'), ('ASC', 'DESC'), ('AVG(', 'SUM('), ('SUM(', 'AVG('),
+            ('MAX(', 'MIN('), ('MIN(', 'MAX('))
 
 
 def cell(value) -> str:
@@ -119,8 +118,9 @@ def _fill(file, db):
     con.execute('PRAGMA synchronous = OFF')   # the rename is what makes the file appear
     con.execute('BEGIN')
     for t in db.tables:
-      parts = [f'{c.name} {c.type}' + (' PRIMARY KEY' if i == 0 else '') + (' REFERENCES {} ({})'.format(*c.refers) if c.refers else '')
-               for i, c in enumerate(t.columns)]
-      con.execute(f'CREATE TABLE {t.name} ({", ".join(parts)})')
+      refers = lambda c: ' REFERENCES {} ({})'.format(*c.refers) if c.refers else ''
+      columns = [f'{c.name} {c.type}{refers(c)}' for c in t.columns]
+      columns[0] += ' PRIMARY KEY'
+      con.execute(f'CREATE TABLE {t.name} ({", ".join(columns)})')
       con.executemany(f'INSERT INTO {t.name} VALUES ({",".join("?" * len(t.columns))})', t.rows)
     con.execute('COMMIT')

@@ -51,9 +51,9 @@ _LIMITS = {
 }
 _DATES = ('date', 'time', 'datetime', 'julianday', 'strftime')
 _FUNCTIONS = frozenset((
-    'abs avg coalesce count group_concat ifnull iif instr length like glob lower upper ltrim rtrim trim max min nullif replace round '
-    'substr substring sum total typeof row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value last_value '
-    'nth_value').split()) | frozenset(_DATES)
+    'abs avg coalesce count group_concat ifnull iif instr length like glob lower upper ltrim rtrim trim max min nullif replace '
+    'round substr substring sum total typeof row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value '
+    'last_value nth_value').split()) | frozenset(_DATES)
 _CLOCK = {'now', 'localtime', 'utc', 'subsec', 'subsecond'}
 _SELECT = re.compile(r'(?>\s|--[^\n]*\n|/\*.*?\*/)*+(?:select|with|values)\b', re.IGNORECASE | re.DOTALL)   # never goes back
 
@@ -88,12 +88,12 @@ def schema(path: str) -> tuple[Table, ...]:
   """The tables of a file in the order they were made."""
   con = _open(path)
   try:
-    names = [n for n, in con.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY rowid")]
     tables = []
-    for name in names:
-      columns = con.execute('SELECT name, type FROM pragma_table_info(?)', (name,)).fetchall()
-      keys = dict(con.execute('SELECT "from", "table" || \' . \' || coalesce("to", \'id\') FROM pragma_foreign_key_list(?)', (name,)))
-      tables.append(Table(name, tuple(c for c, _ in columns), tuple(t for _, t in columns), tuple(keys.get(c) for c, _ in columns)))
+    for name in _tables(con, ('table',)):
+      columns, types = zip(*con.execute('SELECT name, type FROM pragma_table_info(?)', (name,)))
+      keys = con.execute('SELECT "from", "table", "to" FROM pragma_foreign_key_list(?)', (name,))
+      refers = {column: f'{table} . {to or "id"}' for column, table, to in keys}
+      tables.append(Table(name, columns, types, tuple(map(refers.get, columns))))
   finally:
     con.close()
   return tuple(tables)
@@ -144,7 +144,7 @@ class _TookTooLong(Exception):
 def _run(path, sql, max_rows, max_bytes, vm_steps, seconds):
   con = _connection(path)
   if not _SELECT.match(sql):
-    return Result(None, 'only one SELECT is allowed', 'error')
+    return Result(None, 'syntax error: only one SELECT is allowed', 'error')
   ticks, deadline, ended_by = 0, time.monotonic() + seconds, 'error'
 
   def tick():
@@ -176,17 +176,23 @@ def _run(path, sql, max_rows, max_bytes, vm_steps, seconds):
 # ---- connections ---------------------------------------------------------------------------------------------------
 
 _local = threading.local()
-os.register_at_fork(after_in_child=_local.__dict__.clear)   # a connection must not be used on both sides of a fork
+os.register_at_fork(after_in_child=lambda: _local.__dict__.clear())   # a connection must not be used on both sides of a fork
 
 
 def _open(path):
   uri = pathlib.Path(path).absolute().as_uri() + '?mode=ro&immutable=1'
   try:
-    con = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=0)   # a reused statement would count its steps on
+    # no statement is used again: it would count its steps on
+    con = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=0)
   except sqlite3.Error as e:
     raise FileNotFoundError(f'there is no SQLite database at {path} ({e})') from None
   con.text_factory = lambda b: b.decode('utf-8', 'replace')
   return con
+
+
+def _tables(con, kinds):
+  found = con.execute("SELECT name, type FROM sqlite_master WHERE name NOT LIKE 'sqlite~_%' ESCAPE '~' ORDER BY rowid")
+  return [name for name, kind in found if kind in kinds]
 
 
 def _connection(path):
@@ -206,7 +212,7 @@ def _connection(path):
 def _guard(con, dates):
   for pragma in ('query_only = ON', 'trusted_schema = OFF', 'temp_store = MEMORY'):
     con.execute(f'PRAGMA {pragma}')
-  tables = {n.lower() for n, in con.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%'")}
+  tables = {n.lower() for n in _tables(con, ('table', 'view'))}
   for category, limit in _LIMITS.items():
     con.setlimit(category, limit)
 
@@ -225,7 +231,8 @@ def _guard(con, dates):
       ok = True
     elif action == sqlite3.SQLITE_FUNCTION:
       ok = column.lower() in _FUNCTIONS
-    elif action == sqlite3.SQLITE_READ:   # a common table expression of which no column is read is reported by its name and ''
+    elif action == sqlite3.SQLITE_READ:
+      # a common table expression of which no column is read is reported by its name and ''
       name = what.lower()
       ok = name in tables or (column == '' and not name.startswith(('sqlite_', 'pragma_')))
     else:

@@ -7,18 +7,19 @@ from rlx import masked, tree
 from rlx.types import Advantages, Array, Batch
 
 
-def gae(batch: Batch, *, channel: str = 'task', head: str = 'value', gamma: float = 1.0, lam: float = 1.0, whiten: bool = True,
-        bootstrap: bool = True, token_reward: str | None = None) -> Advantages:
+def gae(batch: Batch, *, channel: str = 'task', head: str = 'value', gamma: float = 1.0, lam: float = 1.0,
+        whiten: bool = True, bootstrap: bool = True, token_reward: str | None = None) -> Advantages:
   """Generalised advantage estimation (arXiv:1506.02438) over the trained tokens of each path.
 
     R_t = r_t + gamma ((1 - lam) V_{t+1} + lam R_{t+1}),   A_t = R_t - V_t,   whitened over the tokens of the batch
 
-  which is A_t = delta_t + gamma lam A_{t+1}. t + 1 is the next trained token: observations cost no discount and leave no
-  trace, a step of another speaker only passes its reward on. Where a path branches, what follows is the mean over next steps.
+  which is A_t = delta_t + gamma lam A_{t+1}. t + 1 is the next trained token: observations cost no discount and leave
+  no trace, a step of another speaker only passes its reward on. Where a path branches, what follows is the mean over
+  next steps.
 
   Args:
-    batch: reads `reward[channel]` (it stands on the last trained token of its step) and `stream['value/<head>']` `[R, T]`,
-      V before each token.
+    batch: reads `reward[channel]`, which stands on the last trained token of its step, and `stream['value/<head>']`
+      `[R, T]`, V before each token.
     channel: reward channel.
     head: name of the value head or of the critic's.
     gamma, lam: per token.
@@ -53,7 +54,7 @@ def gae(batch: Batch, *, channel: str = 'task', head: str = 'value', gamma: floa
 
 
 def ahead(x: Array, decay: Array, batch: Batch, live: Array, *, idle: tuple = (0., 1.)) -> Array:
-  """What stands ahead of each token on its path: h = x' + decay' h', primes meaning the next token; 0 at the end of a path.
+  """What stands ahead of each token of a path: h = x' + decay' h', primes meaning the next token, and 0 at its end.
 
   A path runs from step to step as the tree says, whatever row the next step is trained in; there h is the mean over next
   steps. A step's tokens are those of the row that trains it, the observation before it included.
@@ -70,7 +71,7 @@ def ahead(x: Array, decay: Array, batch: Batch, live: Array, *, idle: tuple = (0
   """
   n, t = batch.nodes, batch.tokens
   size, (rows, width) = n.parent.shape[0], t.node.shape
-  place = jnp.arange(rows, dtype=jnp.int32)[:, None] * width + t.segment                      # the sequence of each token
+  place = jnp.arange(rows, dtype=jnp.int32)[:, None] * width + t.segment       # the sequence of each token
   home = jax.ops.segment_max(jnp.where(t.mask, place, -1).ravel(), jnp.where(t.mask, t.node, size).ravel(), size)
   step = jnp.where(tree.above(home, t.node, -1) == place, t.node, -1)
   edge = jnp.full((rows, 1), -1, step.dtype)
@@ -78,11 +79,11 @@ def ahead(x: Array, decay: Array, batch: Batch, live: Array, *, idle: tuple = (0
   last = (step >= 0) & (step != jnp.concatenate([step[:, 1:], edge], 1))
 
   after = jnp.arange(1, rows * width + 1, dtype=jnp.int32)
-  after = jnp.where((step >= 0) & ~last, after.reshape(step.shape), -1).ravel()               # the next token of the same step
-  a = tree.fold_down(x.ravel(), after, decay.ravel())                                         # h -> a + c h over the rest of it
+  after = jnp.where((step >= 0) & ~last, after.reshape(step.shape), -1).ravel()      # the next token of the same step
+  a = tree.fold_down(x.ravel(), after, decay.ravel())         # over the rest of its step: h -> a + c h
   c = tree.fold_down(jnp.where(last, decay, 0.).ravel(), after, jnp.where(last, 0., decay).ravel())
-  of_step = lambda y, rest: jnp.where(home >= 0, jax.ops.segment_sum(y, jnp.where(first, step, size).ravel(), size), rest)
-  total, through = of_step(a, idle[0]), of_step(c, idle[1])
+  of_step = lambda y: jax.ops.segment_sum(y, jnp.where(first, step, size).ravel(), size)
+  total, through = (jnp.where(home >= 0, of_step(y), other) for y, other in ((a, idle[0]), (c, idle[1])))
   share = tree.share(n.parent, live)
   total = tree.fold_up(total, n.parent, tree.above(through, n.parent, 0.) * share)
   rest = tree.above(tree.below(total * share, n.parent), step, 0.)

@@ -40,7 +40,7 @@ def gigpo(batch: Batch, *, channel: str = 'task', gamma: float = 0.95, weight: f
 
   Source: vanzll/verl-agent@d0b97244 `gigpo/core_gigpo.py`.
 
-  Proof: golden.
+  Proof: twin.
   """
   if population not in ('steps', 'episodes'):
     raise ValueError(f"population is 'steps' or 'episodes', not {population!r}.")

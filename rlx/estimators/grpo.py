@@ -19,7 +19,7 @@ def grpo(batch: Batch, *, channel: str = 'task', std: bool = True, ddof: int = 1
     channel: reward channel.
     std: divide by the standard deviation of the group.
     ddof: 1 as released (torch's std; verl, TRL), 0 for numpy's.
-    eps: added to the deviation: 1e-6 in verl, 1e-4 in TRL. verl's older vectorised copy also floors the variance at 1e-6.
+    eps: added to the deviation: 1e-6 in verl, 1e-4 in TRL (volcengine's vectorised copy also floors the variance at it).
     clip: advantages are clipped to [-clip, clip] before the mean over episodes (TRUST-SQL: 10); None: not.
     singleton: what the only episode of a prompt gets: 'zero', or 'raw' its return (verl).
 

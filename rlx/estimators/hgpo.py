@@ -7,15 +7,15 @@ from rlx.estimators.gigpo import step_returns
 from rlx.types import Array, Batch
 
 
-def hgpo(batch: Batch, *, channel: str = 'task', gamma: float = 0.95, history: int = 2, alpha: float = 1.0, first: int = 2,
-         std: bool = False, base: bool = False, eps: float = 1e-6) -> Array:
+def hgpo(batch: Batch, *, channel: str = 'task', gamma: float = 0.95, history: int = 2, alpha: float = 1.0,
+         first: int = 2, std: bool = False, base: bool = False, eps: float = 1e-6) -> Array:
   """Hierarchy-of-groups advantages (ICLR 2026).
 
     A = sum_k w_k A_k / (sum_k w_k + eps),   w_k = (k + first)^alpha,   k = 0 ... history
     A_k = (G - mean_k G) / F_k over the steps of the prompt with equal last k + 1 states,   G = r + gamma G'
 
-  F is 1, or the population deviation (ddof 0) + eps with `std`. A level counts where its group has two members or more; a
-  step with fewer than k predecessors has no level k.
+  F is 1, or the population deviation (ddof 0) + eps with `std`. A level counts where its group has two members or more;
+  a step with fewer than k predecessors has no level k.
 
   Args:
     batch: reads `reward[channel]` and `label['state']`.
@@ -25,8 +25,8 @@ def hgpo(batch: Batch, *, channel: str = 'task', gamma: float = 0.95, history: i
     alpha: exponent of the weights.
     first: 2 as released (weights 2, 3, 4 ...), 1 as in the paper (1, 2, 3 ...).
     std: divide by the deviations (ALFWorld script; WebShop does not).
-    base: one more item of weight 1 (released `base_group`): the return of the episode over all steps of the prompt, sample
-      deviation, raw where the prompt has a single step.
+    base: one more item of weight 1 (released `base_group`): the return of the episode against all steps of the prompt,
+      with the sample deviation, raw where the prompt has a single step.
     eps: added to deviations and to the sum of weights.
 
   Returns:
@@ -34,7 +34,7 @@ def hgpo(batch: Batch, *, channel: str = 'task', gamma: float = 0.95, history: i
 
   Source: gitrxh/ADRS-arxiv@c4277ace `recipe/hgpo/core_hgpo.py`.
 
-  Proof: golden.
+  Proof: twin.
   """
   n = batch.nodes
   ret, on = tree.returns(n, channel)

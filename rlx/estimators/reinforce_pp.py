@@ -19,17 +19,17 @@ def reinforce_pp(batch: Batch, *, channel: str = 'task', gamma: float = 1.0, gap
     batch: reads `reward[channel]`; it stands on the last trained token of its step.
     channel: reward channel.
     gamma: per trained token.
-    gaps: at tokens that are not trained, 'carry' the return on to earlier turns, undiscounted (verl-project), or 'reset' it
-      to 0 (volcengine: a later turn's reward then never reaches an earlier turn). The same without gaps.
+    gaps: at tokens that are not trained, 'carry' the return on to earlier turns, undiscounted (verl-project), or 'reset'
+      it to 0 (volcengine: a later turn's reward then never reaches an earlier turn). The same without gaps.
     baseline: instead of G, R - mean_g R of the episode on each of its tokens (R itself in a group of one), no discount.
     token_reward: a stream of further rewards, token by token (a KL penalty).
 
   Returns:
-    `[R, T]` f32; 0 outside the trained tokens of ended episodes. Where a path branches, what follows a shared step is the
-    mean over its next steps (with `baseline`: over its episodes).
+    `[R, T]` f32; 0 outside the trained tokens of ended episodes. Where a path branches, what follows a shared step is
+    the mean over its next steps (with `baseline`: over its episodes).
 
-  Source: verl-project/verl@1dda039 and volcengine/verl@b178a3cd
-  `core_algos.py::compute_reinforce_plus_plus_outcome_advantage`, `::compute_reinforce_plus_plus_baseline_outcome_advantage`.
+  Source: verl-project/verl@1dda039 and volcengine/verl@b178a3cd `core_algos.py`:
+  `compute_reinforce_plus_plus_outcome_advantage`, `compute_reinforce_plus_plus_baseline_outcome_advantage`.
 
   Proof: twin.
   """

@@ -14,12 +14,13 @@ def rloo(batch: Batch, *, channel: str = 'task', singleton: str = 'zero') -> Arr
   Args:
     batch: reads `reward[channel]`; R is its sum along the path, over episodes with end 1 or 2.
     channel: reward channel.
-    singleton: what the only episode of a prompt gets: 'zero' (verl's vectorised form), or 'raw' its return (verl's loop).
+    singleton: what the only episode of a prompt gets: 'zero' (verl, vectorised), or 'raw' its return (verl, the loop).
 
   Returns:
     `[N]` f32; 0 where no ended episode runs through.
 
-  Source: volcengine/verl@b178a3cd `core_algos.py::compute_rloo_outcome_advantage`, `::compute_rloo_vectorized_outcome_advantage`.
+  Source: volcengine/verl@b178a3cd `core_algos.py::compute_rloo_outcome_advantage`,
+  `::compute_rloo_vectorized_outcome_advantage`.
 
   Proof: twin.
   """

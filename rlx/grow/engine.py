@@ -54,6 +54,14 @@ class Stop(NamedTuple):
   strings: tuple[str, ...] = ()
 
 
+SEGMENT = 8   # ids drawn between two looks for a stop string
+
+
+def sampler(policy, limits: Limits, stop: Stop):
+  """The compiled functions that go with these limits; made once a run, so that they survive new parameters."""
+  return sampling.make(policy, limit=min(SEGMENT, limits.turn) if stop.strings else limits.turn, stop_ids=stop.ids)
+
+
 @dataclasses.dataclass(eq=False)
 class Engine:
   """The slots of one model. Counters are read by metrics; everything else belongs to the functions below."""
@@ -71,10 +79,11 @@ class Engine:
   drawn: int = 0
 
 
-def create(model: Model, limits: Limits, stop: Stop, sampler) -> Engine:
-  """Empty slots. `sampler` is `sampling.make(policy, ...)`, made once a run so that its compiled functions are kept."""
+def create(model: Model, limits: Limits, stop: Stop) -> Engine:
+  """Empty slots, and the compiled functions of the sampler."""
   B, S = limits.slots, limits.width
-  return Engine(model, limits, stop, sampler, sampler.empty(B, S), np.zeros((B, S), np.int32), np.zeros(B, np.int32),
+  made = sampler(model.policy, limits, stop)
+  return Engine(model, limits, stop, made, made.empty(B, S), np.zeros((B, S), np.int32), np.zeros(B, np.int32),
                 np.zeros(B, bool), np.zeros(B, np.int64))
 
 
@@ -114,6 +123,11 @@ def score(engine: Engine, contexts: Sequence[Sequence[int]], suffixes: Sequence[
     for s in slots:
       free(engine, s)
   return out
+
+
+def compiles(engine: Engine) -> int:
+  """Programs the sampler has compiled so far."""
+  return sum(f._cache_size() for f in engine.sampler if hasattr(f, '_cache_size'))
 
 
 # ---- where a path lives ----------------------------------------------------------------------------------------------
@@ -206,13 +220,11 @@ def _bucket(limits, n):
 
 # ---- drawing ---------------------------------------------------------------------------------------------------------
 
-SEGMENT = 8   # ids drawn between two looks for a stop string
-
 
 def _draw(engine, slots, requests):
   """Draws every action to its stop; with stop strings in segments, and what was drawn beyond one is forgotten."""
   limits, tok = engine.limits, engine.model.tokenizer
-  step = SEGMENT if engine.stop.strings else limits.turn
+  step = min(SEGMENT, limits.turn) if engine.stop.strings else limits.turn
   drawn = {s: ([], [], [], []) for s in slots}
   done, texts, todo = {}, {}, list(range(len(requests)))
   while todo:
@@ -227,7 +239,7 @@ def _draw(engine, slots, requests):
     truncated = any(h.get('top_k', 0) or h.get('top_p', 1.) < 1 or h.get('min_p', 0.) for h in how)
     engine.slots = dataclasses.replace(engine.slots, length=jnp.asarray(engine.length))
     engine.slots, out = engine.sampler.decode(engine.model.params, engine.slots, index, room > 0, room, keys, columns,
-                                              limit=step, truncated=truncated)
+                                              truncated=truncated)
     out = jax.device_get(out)
     still = []
     for j, i in enumerate(todo):

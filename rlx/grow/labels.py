@@ -1,7 +1,7 @@
 """Labels: what makes two steps the same. Strings and other hashables become integers here, once, on the host.
 
-A label function `(nodes: Sequence[Node]) -> list of hashables` sees the steps of one prompt. `intern` turns the lists of a whole
-batch into one i32 column. Estimators never see a string.
+A label function `(nodes: Sequence[Node]) -> list of hashables` sees the steps of one prompt. `intern` turns the lists of a
+whole batch into one i32 column. Estimators never see a string.
 """
 
 import collections
@@ -12,6 +12,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from rlx.types import Node
+
+__all__ = ('named', 'exact', 'normalised')
 
 
 def named(nodes: Sequence[Node], *, name: str) -> list[Hashable]:
@@ -46,9 +48,9 @@ def normalised(nodes: Sequence[Node], *, of: str = 'obs') -> list[Hashable]:
 def intern(columns: Sequence[Sequence[Hashable]]) -> np.ndarray:
   """Hashables to integers, equal to equal, over a whole batch in one pass.
 
-  Integers and booleans that fit in 32 bits stand for themselves (`label['turn']`, `label['switch']`: their value has a meaning)
-  and None for 0. Anything else gets dense ids in the order of first sight, and each None an id of its own: a step without a
-  label equals no other.
+  Integers and booleans that fit in 32 bits stand for themselves (`label['turn']`, `label['switch']`: their value has a
+  meaning) and None for 0. Anything else gets dense ids in the order of first sight, and each None an id of its own: a step
+  without a label equals no other.
 
   Args:
     columns: the values of each prompt, one a step.

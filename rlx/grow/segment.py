@@ -1,9 +1,9 @@
 """Segmenters: where an action is cut, and what its parts are called.
 
-A segmenter is `(ids, text, offsets) -> [Span]`: `offsets[i]` are the first character of token i in the text and the one behind its
-last, ascending (a token of no width, such as a special one, is fine). A span names the role of its tokens; with `cut` it is also
-a step of its own. Spans may overlap, those with `cut` never do, and an action without any stays one step. A segmenter that reads
-text raises ValueError where there are not as many offsets as ids.
+A segmenter is `(ids, text, offsets) -> [Span]`: `offsets[i]` are the first character of token i in the text and the one
+behind its last, ascending (a token of no width, such as a special one, is fine). A span names the role of its tokens; with
+`cut` it is also a step of its own. Spans may overlap, those with `cut` never do, and an action without any stays one step.
+A segmenter that reads text raises ValueError where there are not as many offsets as ids.
 """
 
 import bisect
@@ -22,18 +22,21 @@ def turns(ids: Sequence[int], text: str, offsets: Offsets) -> list[Span]:
   return [Span(0, len(ids), frozenset({'action'}))]
 
 
-def tags(ids: Sequence[int], text: str, offsets: Offsets, *, names: Sequence[str] = ('think', 'answer'), cut: bool = False) -> list[Span]:
+def tags(ids: Sequence[int], text: str, offsets: Offsets, *, names: Sequence[str] = ('think', 'answer'),
+         cut: bool = False) -> list[Span]:
   """Blocks `<name> ... </name>`, tags included; the role is the name.
 
   - A repeated tag opens another block with the same role.
-  - A block that is never closed, or opened again before it is closed, ends at the next opening tag of any name, or with the text.
-  - A block inside a block of another name keeps its own role and has the outer one too. Where the inner one reaches further, both end
-    where they say, and the tokens in common have both roles.
+  - A block that is never closed, or opened again before it is closed, ends at the next opening tag of any name, or with
+    the text.
+  - A block inside a block of another name keeps its own role and has the outer one too. Where the inner one reaches
+    further, both end where they say, and the tokens in common have both roles.
   - A closing tag without a block, a tag that is not in `names`, and text outside are no block.
   - A token that stands across the edge of a block belongs to it.
 
-  With `cut` each outermost block is a step, and every token is in one of these steps: what stands between two blocks goes with
-  the one before it, what stands before the first with the first. A token across the edge of two blocks goes with the later one.
+  With `cut` each outermost block is a step, and every token is in one of these steps: what stands between two blocks goes
+  with the one before it, what stands before the first with the first. A token across the edge of two blocks goes with the
+  later one.
 
   Args:
     ids: the action's ids.
@@ -47,7 +50,8 @@ def tags(ids: Sequence[int], text: str, offsets: Offsets, *, names: Sequence[str
   """
   starts, stops = _edges(ids, offsets)
   blocks = list(_blocks(text, names))
-  spans = [Span(bisect.bisect_right(stops, a), bisect.bisect_left(starts, b), frozenset({name})) for name, a, b in blocks]
+  spans = [Span(bisect.bisect_right(stops, a), bisect.bisect_left(starts, b), frozenset({name}))
+           for name, a, b in blocks]
   if not cut or not spans:
     return spans
   outer, reach = [], -1
@@ -62,8 +66,8 @@ def tags(ids: Sequence[int], text: str, offsets: Offsets, *, names: Sequence[str
 def sentences(ids: Sequence[int], text: str, offsets: Offsets, *, cut: bool = True) -> list[Span]:
   """Sentences, with the role 'action': they end behind '.', '!' or '?' before whitespace, and behind a line.
 
-  'e.g. this' is cut and '3.14' is not. Whitespace inside a line goes with what follows it, as tokens have it. Every token is in one
-  sentence, the one that holds its first character; a sentence without such a token is none.
+  'e.g. this' is cut and '3.14' is not. Whitespace inside a line goes with what follows it, as tokens have it. Every token
+  is in one sentence, the one that holds its first character; a sentence without such a token is none.
   """
   starts, _ = _edges(ids, offsets)
   ends = [m.end() for m in re.finditer(r'[.!?]+(?:\s*\n|(?=\s))|\s*\n', text)]
@@ -86,7 +90,8 @@ def tokens(ids: Sequence[int], text: str, offsets: Offsets, *, k: int = 64, cut:
 
 def _edges(ids, offsets):
   if len(offsets) != len(ids):
-    raise ValueError(f'a segmenter that reads text needs the characters of each token: {len(ids)} ids, {len(offsets)} offsets')
+    raise ValueError(f'this segmenter reads text and needs the characters of each token: {len(ids)} ids, '
+                     f'{len(offsets)} offsets')
   return list(map(operator.itemgetter(0), offsets)), list(map(operator.itemgetter(1), offsets))
 
 

@@ -52,7 +52,7 @@ def wrap(inner: tokenizers.Tokenizer) -> Tokenizer:
       size=inner.get_vocab_size(), special=special, save=lambda path: _write(path, inner.to_str()))
 
 
-def bpe(*, texts: Iterable[str], size: int = 512, special: Sequence[str] = (), minimum: int = 2) -> Tokenizer:
+def bpe(*, texts: Iterable[str], size: int = 512, special: Sequence[str] = (), minimum: int = 2, alphabet: str = 'bytes') -> Tokenizer:
   """A byte-level BPE made from texts.
 
   Args:
@@ -60,14 +60,20 @@ def bpe(*, texts: Iterable[str], size: int = 512, special: Sequence[str] = (), m
     size: number of ids at most; the first is the padding `<pad>`, then the special tokens.
     special: tokens that are never split; a space before one belongs to it.
     minimum: a pair seen less often is not merged.
+    alphabet: 'bytes': any text can be encoded, 256 ids are spent on it; 'seen': only the characters of the texts, others vanish.
+
+  Raises:
+    ValueError: another alphabet.
   """
+  if alphabet not in ('bytes', 'seen'):
+    raise ValueError(f"alphabet is 'bytes' or 'seen', not {alphabet!r}.")
   added = [AddedToken(t, lstrip=True, special=True) for t in ('<pad>', *special)]
   inner = tokenizers.Tokenizer(models.BPE())
   inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   inner.decoder = decoders.ByteLevel()
   inner.train_from_iterator(texts, trainers.BpeTrainer(
       vocab_size=size, special_tokens=added, show_progress=False, min_frequency=minimum,
-      initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
+      initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()) if alphabet == 'bytes' else []))
   return wrap(inner)
 
 

@@ -16,7 +16,7 @@ import math
 import os
 import re
 import shutil
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -24,7 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+_NAME = re.compile(r'(\d+)(?:\.(\d+))?')   # '00000120', and where it was replaced '00000120.1'
 _PYTHON = {'bool': bool, 'int': int, 'float': float, 'str': str}
+
+
+class CheckpointError(RuntimeError):
+  """A checkpoint that is not there, does not fit, or cannot be written; the message says which in one sentence."""
 
 
 def save(folder: str | os.PathLike, step: int, state: Any, *, meta: Mapping = {}, keep: int = 2,
@@ -41,13 +46,17 @@ def save(folder: str | os.PathLike, step: int, state: Any, *, meta: Mapping = {}
 
   Raises:
     TypeError: a leaf or an entry of `meta` that cannot be stored exactly; the message names it.
-    OSError: the disk is full or cannot be written; older checkpoints are as they were.
+    CheckpointError: the disk is full or cannot be written (older checkpoints are as they were), or a later step is there.
   """
   if keep < 1:
     raise ValueError(f'keep={keep} would leave no checkpoint; it must be at least 1')
   folder = os.path.abspath(folder)
   leaves, arrays = _describe(state)
   _check_json(meta, 'meta')
+  newest = latest(folder)
+  if newest is not None and newest > step:
+    raise CheckpointError(f'{folder} holds a checkpoint of step {newest} already, so step {step} would never be resumed; '
+                          f'continue from that one, or give another folder')
   index = dict(step=int(step), best=None if best is None else float(best), leaves=leaves)
   temp, lead = os.path.join(folder, f'tmp-{step}'), jax.process_index() == 0
   try:
@@ -62,17 +71,14 @@ def save(folder: str | os.PathLike, step: int, state: Any, *, meta: Mapping = {}
     if lead:
       _write(os.path.join(temp, 'index.json'), index)
       _write(os.path.join(temp, 'meta.json'), dict(meta))
-      found = {s: path for s, path in _checkpoints(folder)}
       os.rename(temp, _free_name(folder, step))
       _sync(folder)
-      if step in found:
-        _remove(found[step])
       _prune(folder, keep)
     _barrier(f'checkpoint {step} ends')
   except Exception as e:
     shutil.rmtree(temp, ignore_errors=True)
-    raise OSError(f'cannot write the checkpoint of step {step} to {folder}: {_first_line(e)}; '
-                  f'older checkpoints are as they were') from e
+    raise CheckpointError(f'cannot write the checkpoint of step {step} to {folder}: {_reason(e)}; '
+                          f'older checkpoints are as they were') from e
 
 
 def restore(folder: str | os.PathLike, like: Any, step: int | None = None, *,
@@ -87,33 +93,43 @@ def restore(folder: str | os.PathLike, like: Any, step: int | None = None, *,
     subset: leave on the disk what `like` does not have, say to read `params` out of a whole state.
 
   Raises:
-    FileNotFoundError: there is no such checkpoint.
-    ValueError: `like` and the checkpoint differ; the message names the first leaf that does.
+    CheckpointError: there is no such checkpoint, or `like` differs from it; the message names the first leaf that does.
   """
-  folder = os.path.abspath(folder)
-  found = dict(_checkpoints(folder))
-  if not found:
-    raise FileNotFoundError(f'there is no checkpoint in {folder}')
-  step = max(found) if step is None else step
-  if step not in found:
-    raise FileNotFoundError(f'there is no checkpoint of step {step} in {folder}; there are {sorted(found)}')
-  path = found[step]
-  stored = {leaf['path']: leaf for leaf in _read(os.path.join(path, 'index.json'))['leaves']}
+  step, path = _find(folder, step)
+  stored = _stored(path)
   wanted, tree = jax.tree_util.tree_flatten_with_path(like)
   wanted = [(_name(p), x) for p, x in wanted]
   _compare(path, stored, wanted, subset)
+  return jax.tree.unflatten(tree, _load(path, stored, wanted)), meta(folder, step), step
 
-  args = {name: _restore_args(x) for name, x in wanted if stored[name].get('stored')}
-  arrays = {}
-  if args:
-    request = ocp.args.PyTreeRestore(item=dict.fromkeys(args, 0), restore_args=args, partial_restore=True)
-    try:
-      with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
-        arrays = checkpointer.restore(os.path.join(path, 'arrays'), args=request)
-    except Exception as e:
-      raise ValueError(f'cannot read the checkpoint {path}: {_first_line(e)}') from e
-  leaves = [_revive(stored[name], arrays.get(name), x) for name, x in wanted]
-  return jax.tree.unflatten(tree, leaves), _read(os.path.join(path, 'meta.json')), step
+
+def params(folder: str | os.PathLike, step: int | None, like: Mapping[str, Any]) -> dict[str, Any]:
+  """model -> parameters, of those models of `like` that the checkpoint has.
+
+  They stand in the state at `frozen/<model>` or `states/<model>/params`. A head (`heads/...`) that the checkpoint does not
+  have stays as it is in `like`: a run with a critic may begin from one without.
+
+  Raises:
+    CheckpointError: as `restore`.
+  """
+  _, path = _find(folder, step)
+  stored = _stored(path)
+  out = {}
+  for model, tree in like.items():
+    flat, structure = jax.tree_util.tree_flatten_with_path(tree)
+    for prefix in (f'frozen/{model}/', f'states/{model}/params/'):
+      if any(name.startswith(prefix) for name in stored):
+        have = lambda p, prefix=prefix: not _name(p).startswith('heads/') or prefix + _name(p) in stored
+        wanted = [(prefix + _name(p), x) for p, x in flat if have(p)]
+        _compare(path, stored, wanted, subset=True)
+        found = iter(_load(path, stored, wanted))
+        out[model] = jax.tree.unflatten(structure, [next(found) if have(p) else x for p, x in flat])
+  return out
+
+
+def meta(folder: str | os.PathLike, step: int | None = None) -> dict:
+  """The `meta` of a checkpoint, by default the latest."""
+  return _read(os.path.join(_find(folder, step)[1], 'meta.json'))
 
 
 def latest(folder: str | os.PathLike) -> int | None:
@@ -141,25 +157,37 @@ def _checkpoints(folder):
   """[(step, path)], ascending; of a step that was replaced, the newer one."""
   found = {}
   for name in os.listdir(folder) if os.path.isdir(folder) else ():
-    m = re.fullmatch(r'(\d+)(?:\.(\d+))?', name)
+    m = _NAME.fullmatch(name)
     if m and os.path.exists(os.path.join(folder, name, 'index.json')):
       step, version = int(m[1]), int(m[2] or 0)
       found[step] = max(found.get(step, (-1, '')), (version, os.path.join(os.path.abspath(folder), name)))
   return [(step, path) for step, (_, path) in sorted(found.items())]
 
 
+def _find(folder, step):
+  found = dict(_checkpoints(folder))
+  if not found:
+    raise CheckpointError(f'there is no checkpoint in {os.path.abspath(folder)}')
+  step = max(found) if step is None else step
+  if step not in found:
+    raise CheckpointError(f'there is no checkpoint of step {step} in {os.path.abspath(folder)}; there are {sorted(found)}')
+  return step, found[step]
+
+
 def _free_name(folder, step):
   """A folder cannot be renamed over another, so a replacement is called '00000120.1', and wins over '00000120'."""
-  taken = [int(m[1] or 0) for name in os.listdir(folder) if (m := re.fullmatch(rf'{step:08d}(?:\.(\d+))?', name))]
+  taken = [int(m[2] or 0) for name in os.listdir(folder) if (m := _NAME.fullmatch(name)) and int(m[1]) == step]
   return os.path.join(folder, f'{step:08d}' + (f'.{max(taken) + 1}' if taken else ''))
 
 
 def _prune(folder, keep):
-  steps = [step for step, _ in _checkpoints(folder)]
-  kept = {*steps[-keep:], best(folder)}
-  for step, path in _checkpoints(folder):
-    if step not in kept:
-      _remove(path)
+  """Removes what is neither one of the last, nor the best, nor the newer of a step that was replaced."""
+  found = dict(_checkpoints(folder))
+  steps = {*sorted(found)[-keep:], best(folder)}
+  kept = {path for step, path in found.items() if step in steps}
+  for name in os.listdir(folder):
+    if _NAME.fullmatch(name) and os.path.join(folder, name) not in kept:
+      _remove(os.path.join(folder, name))
 
 
 def _remove(path):
@@ -206,7 +234,11 @@ def _quiet():
     logger.removeFilter(ours)
 
 
-def _first_line(e):
+def _reason(e):
+  """One sentence: what the system said where it is known, else the first line of the error."""
+  code = re.search(r"os_error_code='(\d+)'", str(e))
+  if code:
+    return os.strerror(int(code[1]))
   return (str(e).strip() or type(e).__name__).splitlines()[0][:300]
 
 
@@ -217,49 +249,55 @@ def _name(path):
 
 
 def _kind(x):
+  """'key', 'array', the name of a python type, or None."""
   if isinstance(x, (jax.Array, jax.ShapeDtypeStruct, np.ndarray, np.generic)):
-    return 'key' if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else 'array'
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+      return 'key'
+    number = jnp.issubdtype(x.dtype, np.number) and x.dtype.kind != 'm'   # to numpy, durations are integers
+    return 'array' if number or x.dtype == bool else None
   return next((name for name, kind in _PYTHON.items() if type(x) is kind), None)
 
 
 def _describe(state):
   """([{path, kind, ...} of each leaf], path -> array for orbax, which takes no empty arrays)."""
-  leaves, arrays = [], {}
+  leaves, arrays = {}, {}
   for path, x in jax.tree_util.tree_leaves_with_path(state):
-    leaf = dict(path=_name(path), kind=_kind(x))
-    if leaf['kind'] is None or isinstance(x, jax.ShapeDtypeStruct) or getattr(x, 'dtype', np.dtype(bool)).kind in 'OUSMm':
-      raise TypeError(f"leaf '{leaf['path']}' is a {_say_type(x)}, which a checkpoint cannot store: "
-                      f'it takes arrays of numbers, PRNG keys, bool, int, float and str; the rest goes into meta')
-    if leaf['path'] in (other['path'] for other in leaves):
-      raise TypeError(f"two leaves are called '{leaf['path']}'; a key with a '/' in it must be renamed")
-    if leaf['kind'] in _PYTHON:
+    name, kind = _name(path), _kind(x)
+    if kind is None or isinstance(x, jax.ShapeDtypeStruct):
+      what = f'{type(x).__name__} of {x.dtype}' if hasattr(x, 'dtype') else type(x).__name__
+      raise TypeError(f"leaf '{name}' is a {what}, which a checkpoint cannot store: it takes arrays of numbers, PRNG keys, "
+                      f'bool, int, float and str; the rest goes into meta')
+    if name in leaves:
+      raise TypeError(f"two leaves are called '{name}'; rename the key that has a '/' in it")
+    leaf = leaves[name] = dict(path=name, kind=kind)
+    if kind in _PYTHON:
       leaf['value'] = x
     else:
-      leaf |= dict(shape=list(x.shape), dtype=str(x.dtype), stored=x.size > 0)
-      if leaf['kind'] == 'key':
+      leaf |= dict(shape=list(x.shape), dtype=str(x.dtype))
+      if kind == 'key':
         leaf['impl'], x = str(jax.random.key_impl(x)), jax.random.key_data(x)
-      if leaf['stored']:
-        arrays[leaf['path']] = np.asarray(x) if isinstance(x, np.generic) else x
-    leaves.append(leaf)
-  return leaves, arrays
-
-
-def _say_type(x):
-  return f'{type(x).__name__} of {x.dtype}' if hasattr(x, 'dtype') else type(x).__name__
+      leaf['data'] = list(x.shape)
+      if x.size:
+        arrays[name] = np.asarray(x) if isinstance(x, np.generic) else x
+  return list(leaves.values()), arrays
 
 
 def _say(leaf):
   return f'{leaf["dtype"]}{leaf["shape"]}' if 'shape' in leaf else f'python {leaf["kind"]}'
 
 
+def _stored(path):
+  return {leaf['path']: leaf for leaf in _read(os.path.join(path, 'index.json'))['leaves']}
+
+
 def _compare(path, stored, wanted, subset):
   names = [name for name, _ in wanted]
   for name in names:
     if name not in stored:
-      raise ValueError(f"the checkpoint {path} has no leaf '{name}'")
+      raise CheckpointError(f"the checkpoint {path} has no leaf '{name}'")
   surplus = [name for name in stored if name not in set(names)]
   if surplus and not subset:
-    raise ValueError(f"the checkpoint {path} has a leaf '{surplus[0]}' that is not asked for")
+    raise CheckpointError(f"the checkpoint {path} has a leaf '{surplus[0]}' that is not asked for")
   for name, x in wanted:
     want = dict(kind=_kind(x))
     if want['kind'] in ('array', 'key'):
@@ -267,8 +305,8 @@ def _compare(path, stored, wanted, subset):
     elif want['kind'] is None:
       want['kind'] = type(x).__name__
     if _say(want) != _say(stored[name]):
-      raise ValueError(f"leaf '{name}' of the checkpoint {path} is {_say(stored[name])}, "
-                       f'but {_say(want)} is asked for')
+      raise CheckpointError(f"leaf '{name}' of the checkpoint {path} is {_say(stored[name])}, "
+                            f'but {_say(want)} is asked for')
 
 
 def _sharding(x):
@@ -283,12 +321,26 @@ def _restore_args(x):
   return ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=sharding)
 
 
+def _load(path, stored, wanted):
+  """The leaves, each as its `like` has it; the checkpoint is known to have them."""
+  args = {name: _restore_args(x) for name, x in wanted if 0 not in stored[name].get('data', [0])}
+  arrays = {}
+  if args:
+    request = ocp.args.PyTreeRestore(item=dict.fromkeys(args, 0), restore_args=args, partial_restore=True)
+    try:
+      with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+        arrays = checkpointer.restore(os.path.join(path, 'arrays'), args=request)
+    except Exception as e:
+      raise CheckpointError(f'cannot read the checkpoint {path}: {_reason(e)}') from e
+  return [_revive(stored[name], arrays.get(name), x) for name, x in wanted]
+
+
 def _revive(leaf, array, like):
   """The leaf as `like` has it."""
   if 'value' in leaf:
     return leaf['value']
-  if array is None:
-    array = np.zeros(leaf['shape'], np.uint32 if leaf['kind'] == 'key' else like.dtype)
+  if array is None:   # an empty one
+    array = np.zeros(leaf['data'], np.uint32 if leaf['kind'] == 'key' else like.dtype)
     array = array if _sharding(like) is None else jax.device_put(array, _sharding(like))
   if isinstance(like, np.generic):
     return array[()]

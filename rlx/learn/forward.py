@@ -29,8 +29,8 @@ def last_seen(segment: Array) -> Array:
 def before(tokens: Tokens) -> Array:
   """`[R, T]` i32 index of the token before each on its path, -1 at the first of a sequence and on padding.
 
-  In a packed row that is the neighbour to the left. In a tree row (`stream['last']`) it is the nearest token to the left
-  that stands one position higher and is still seen.
+  In a packed row that is the neighbour to the left. In a tree row (`stream['last']`; preorder, positions count from each
+  tree's root) it is the nearest token to the left that stands one position higher.
   """
   rows, width = tokens.ids.shape
   index = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), (rows, width))
@@ -38,15 +38,11 @@ def before(tokens: Tokens) -> Array:
     same = jnp.pad(tokens.segment[:, 1:] == tokens.segment[:, :-1], ((0, 0), (1, 0)))
     return jnp.where(same & (tokens.segment >= 0), index - 1, -1)
   # sorted by (position, index), the wanted token is the greatest key below (position - 1, own index)
-  keys = jnp.where(tokens.segment >= 0, tokens.position * width + index, jnp.iinfo(jnp.int32).max)
-  wanted = (tokens.position - 1) * width + index
-  order = jnp.sort(keys, axis=1)
-  slot = jax.vmap(jnp.searchsorted)(order, wanted) - 1
+  real = tokens.segment >= 0
+  order = jnp.sort(jnp.where(real, tokens.position * width + index, jnp.iinfo(jnp.int32).max), axis=1)
+  slot = jax.vmap(jnp.searchsorted)(order, (tokens.position - 1) * width + index) - 1
   key = jnp.take_along_axis(order, jnp.maximum(slot, 0), axis=1)
-  found = key % width
-  seen = jnp.take_along_axis(tokens.stream['last'], found, axis=1) > index
-  right = (slot >= 0) & (key // width == tokens.position - 1) & seen & (tokens.segment >= 0)
-  return jnp.where(right, found, -1)
+  return jnp.where(real & (slot >= 0) & (key // width == tokens.position - 1), key % width, -1)
 
 
 def forward(policy: Policy, params: Any, batch: Batch | Tokens, *, temperature=1., heads: tuple[str, ...] = (),

@@ -75,14 +75,10 @@ def shard_params(params: Any, rules: Sequence[tuple[str, Tactic]], mesh: Mesh) -
   compiled = [(re.compile(pattern), tactic) for pattern, tactic in rules]
 
   def leaf(path, x):
-    name = _name(path)
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
     tactic = next((t for r, t in compiled if r.fullmatch(name)), None)
     return NamedSharding(mesh, _spec(name, tuple(x.shape), tactic, mesh))
   return jax.tree_util.tree_map_with_path(leaf, params)
-
-
-def _name(path) -> str:
-  return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)
 
 
 def _axes(tactic: Tactic) -> tuple[str, ...]:

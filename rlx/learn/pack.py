@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlx.types import Batch, Group, Nodes, Tokens
+from rlx.types import Batch, Group, Nodes, Row, Tokens
 
 
 class Bucket(NamedTuple):
@@ -27,11 +27,25 @@ class Packed(NamedTuple):
   dropped: int         # sequences that fit no bucket
 
 
+class _Item(NamedTuple):
+  """A prompt to be packed."""
+  group: Group
+  rows: list[Row]
+  sizes: list[tuple[int, int] | None]   # tokens and sampled tokens of each row; None: too long for every bucket
+
+
+class _Place(NamedTuple):
+  """Where a sequence goes."""
+  row: int
+  start: int
+  segment: int
+
+
 def pack(groups: Sequence[Group], *, rows: Callable, buckets: Sequence[Bucket], labels: Mapping[str, Callable] = {},
          channels: Sequence[str] = (), roles: Sequence[str] = (), streams: Sequence[str] = (), values: Sequence[str] = (),
          judged: Sequence[str] = (), prompt: Sequence[str] = (), label_names: Sequence[str] = (),
-         intern: Callable | None = None) -> list[Packed]:
-  """Packs groups into batches, as few as the largest bucket allows; a group never spans two.
+         intern: Callable | None = None, apart: bool = False) -> list[Packed]:
+  """Packs groups into batches, as few as the buckets allow; a group never spans two.
 
   Args:
     groups: finished prompts, their steps cut.
@@ -40,82 +54,115 @@ def pack(groups: Sequence[Group], *, rows: Callable, buckets: Sequence[Bucket], 
     labels: name -> function of the steps of one prompt that gives a hashable for each.
     channels, roles, streams, values, judged, prompt, label_names: the columns that must exist, filled with 0 where nothing wrote them.
     intern: `(hashables of each prompt) -> [N] i32`, equal = same (`grow.labels.intern`); by default a dict.
+    apart: a row holds sequences of one prompt only, as minibatches with unit='group' want it; costs padding.
 
   Returns:
-    The packed batches. A sequence longer than the widest bucket is dropped and counted.
+    The packed batches. A sequence that is too long for every bucket is dropped and counted.
+
+  Raises:
+    ValueError: a prompt that no bucket holds.
   """
-  buckets = sorted(buckets)
-  largest = buckets[-1]
+  buckets = sorted(buckets, key=lambda b: (b.rows * b.width, b.nodes, b.prompts))
   columns = dict(channels=channels, roles=roles, streams=streams, values=values, judged=judged, prompt=prompt,
                  label_names=tuple(dict.fromkeys((*label_names, *labels))))
-  packed, waiting = [], []
-  for group in groups:
-    item = (group, rows(group))
-    if waiting and not _fits([*waiting, item], largest):
-      packed.append(_one(waiting, buckets, labels, columns, intern))
-      waiting = []
-    if len(group.nodes) > largest.nodes:
-      raise ValueError(f"prompt '{group.task.id}' has {len(group.nodes)} steps, the largest bucket holds {largest.nodes}: "
-                       f"raise `nodes` of the last entry of buckets.")
-    waiting.append(item)
-  if waiting:
-    packed.append(_one(waiting, buckets, labels, columns, intern))
+  items = [_measured(g, rows(g), buckets) for g in groups]
+  packed, at = [], 0
+  while at < len(items):
+    stop, bucket, places = _most(items, at, buckets, apart)
+    packed.append(_one(items[at:stop], bucket, places, labels, columns, intern or _intern))
+    at = stop
   return packed
 
 
-def _fits(items, bucket):
-  if sum(len(g.nodes) for g, _ in items) > bucket.nodes or len(items) > bucket.prompts:
-    return False
-  sizes = [(_length(g, r), _actions(g, r)) for g, rs in items for r in rs]
-  return _place(sizes, bucket) is not None
+# ---- which prompts, where ----------------------------------------------------------------------------------------------
+
+def _measured(group, rows, buckets):
+  nodes, sizes = group.nodes, []
+  for row in rows:
+    length = len(row.prefix) + sum([len(nodes[s].ids) + (len(nodes[s].context) if k else 0) for k, s in enumerate(row.nodes)])
+    size = length, sum([np.count_nonzero(nodes[s].sampled) for s in row.nodes])
+    sizes.append(size if any(_holds(b, size) for b in buckets) else None)
+  return _Item(group, rows, sizes)
 
 
-def _length(group, row):
-  nodes = group.nodes
-  return len(row.prefix) + sum(len(nodes[i].ids) + (len(nodes[i].context) if k else 0) for k, i in enumerate(row.nodes))
+def _holds(bucket, size):
+  return size[0] <= bucket.width and (bucket.actions is None or size[1] <= bucket.actions)
 
 
-def _actions(group, row):
-  return sum(int(group.nodes[i].sampled.sum()) for i in row.nodes)
+def _most(items, at, buckets, apart):
+  """(stop, bucket, places): as many of the items from `at` on as a bucket holds, found by bisection."""
+  found = _choose(items[at:], buckets, apart)
+  if found:
+    return len(items), *found
+  low, high, best = at + 1, len(items), _choose(items[at:at + 1], buckets, apart)
+  if not best:
+    raise ValueError(_too_large(items[at], buckets))
+  while high - low > 1:
+    middle = (low + high) // 2
+    found = _choose(items[at:middle], buckets, apart)
+    if found:
+      low, best = middle, found
+    else:
+      high = middle
+  return low, *best
 
 
-def _place(sizes, bucket):
-  """First fit, longest first: for each sequence its (row, start), None for one that is too long; None if the rows do not do."""
-  limit = bucket.width if bucket.actions is None else bucket.actions
-  used, acted, places = [], [], [None] * len(sizes)
-  for i in sorted(range(len(sizes)), key=lambda i: -sizes[i][0]):
-    length, actions = sizes[i]
-    if length > bucket.width or actions > limit:
-      continue
-    for r in range(len(used)):
-      if used[r] + length <= bucket.width and acted[r] + actions <= limit:
+def _choose(items, buckets, apart):
+  """(bucket, places) of the smallest bucket that holds them all, None if there is none."""
+  sizes = [(*size, i) if size else None for i, item in enumerate(items) for size in item.sizes]
+  nodes = sum(len(item.group.nodes) for item in items)
+  for bucket in buckets:
+    if nodes <= bucket.nodes and len(items) <= bucket.prompts:
+      places = _place(sizes, bucket, apart)
+      if places is not None:
+        return bucket, places
+  return None
+
+
+def _place(sizes, bucket, apart):
+  """First fit, longest first: a `_Place` for each (length, actions, prompt), None for each None; None if they do not fit."""
+  order = sorted((i for i, size in enumerate(sizes) if size), key=lambda i: -sizes[i][0])
+  least = sizes[order[-1]][0] if order else 0
+  room, acts, count, whose = [], [], [], []        # of each row: free tokens, free actions, sequences, prompt
+  open_rows, places = [], [None] * len(sizes)
+  for i in order:
+    length, actions, prompt = sizes[i]
+    for r in open_rows:
+      if length <= room[r] and actions <= acts[r] and (not apart or whose[r] == prompt):
         break
     else:
-      r = len(used)
-      if r == bucket.rows:
+      r = len(room)
+      if r == bucket.rows or not _holds(bucket, (length, actions)):
         return None
-      used.append(0)
-      acted.append(0)
-    places[i] = (r, used[r])
-    used[r] += length
-    acted[r] += actions
+      open_rows.append(r)
+      room.append(bucket.width)
+      acts.append(bucket.width if bucket.actions is None else bucket.actions)
+      count.append(0)
+      whose.append(prompt)
+    places[i] = _Place(r, bucket.width - room[r], count[r])
+    room[r] -= length
+    acts[r] -= actions
+    count[r] += 1
+    if room[r] < least:
+      open_rows.remove(r)
   return places
 
 
-def _one(items, buckets, labels, columns, intern):
-  """One batch of the items, in the smallest bucket that holds them all."""
-  sizes = [(_length(g, r), _actions(g, r)) for g, rs in items for r in rs]
-  n_nodes = sum(len(g.nodes) for g, _ in items)
-  for bucket in buckets:
-    places = None if n_nodes > bucket.nodes or len(items) > bucket.prompts else _place(sizes, bucket)
-    if places is not None and (bucket is buckets[-1] or None not in places):
-      break
-  if places is None:
-    raise ValueError(f'prompt {items[0][0].task.id!r} alone has {len(sizes)} rows of up to {max(s[0] for s in sizes)} tokens, '
-                     f'the largest bucket is {buckets[-1]}: raise its `rows`.')
-  groups = [g for g, _ in items]
+def _too_large(item, buckets):
+  name, nodes, most = item.group.task.id, len(item.group.nodes), max(b.nodes for b in buckets)
+  if nodes > most:
+    return f"prompt '{name}' has {nodes} steps, the largest bucket holds {most}: raise `nodes` of the last entry of buckets."
+  longest = max(size[0] for size in item.sizes if size)
+  return (f"prompt '{name}' alone has {len(item.rows)} rows of up to {longest} tokens, the largest bucket is {tuple(buckets[-1])}: "
+          'raise its `rows`.')
+
+
+# ---- one batch ---------------------------------------------------------------------------------------------------------
+
+def _one(items, bucket, places, labels, columns, intern):
+  groups = [item.group for item in items]
   first = np.cumsum([0] + [len(g.nodes) for g in groups])[:-1].tolist()
-  nodes = _nodes(groups, first, bucket, labels, columns, intern or _intern)
+  nodes = _nodes(groups, first, bucket, labels, columns, intern)
   tokens, used = _tokens(items, first, places, bucket, columns)
   prompts = {k: np.zeros(bucket.prompts, np.float32) for k in dict.fromkeys((*columns['prompt'], *(k for g in groups for k in g.prompt)))}
   for k, column in prompts.items():
@@ -136,11 +183,10 @@ def _nodes(groups, first, bucket, labels, columns, intern):
   parent = [p.parent + f if p.parent >= 0 else -1 for g, f in zip(groups, first, strict=True) for p in g.nodes]
   group = [i for i, g in enumerate(groups) for _ in g.nodes]
   reward, judged, label, value = {}, {}, {}, {}
-  channels = dict.fromkeys((*columns['channels'], *sorted({k for s in every for k in s.reward})))
-  for k in channels:
+  for k in dict.fromkeys((*columns['channels'], *sorted({k for s in every for k in s.reward}))):
     got = [s.reward.get(k, 0.) for s in every]
     reward[k] = column([0. if v is None else v for v in got], 0., np.float32)
-    if k in columns['judged'] or any(v is None for v in got):
+    if k in columns['judged'] or None in got:
       judged[k] = column([v is not None for v in got], True, bool)
   for k in dict.fromkeys((*columns['values'], *sorted({k for s in every for k in s.value}))):
     value[k] = column([s.value.get(k, 0.) for s in every], 0., np.float32)
@@ -151,55 +197,59 @@ def _nodes(groups, first, bucket, labels, columns, intern):
 
 
 def _intern(columns):
-  """Integers and flags keep their value, so that a selector can ask for `> 0`; everything else is numbered."""
+  """Integers and flags keep their value, so that a selector can ask for `> 0`; everything else is numbered, each None apart."""
   values = [v for c in columns for v in c]
   if all(v is None or isinstance(v, bool | int | np.integer) for v in values):
     return [v or 0 for v in values]
   seen = {}
-  return [seen.setdefault(v, len(seen)) for v in values]
+  return [seen.setdefault((i, None) if v is None else v, len(seen)) for i, v in enumerate(values)]
 
 
 def _tokens(items, first, places, bucket, columns):
-  shape = bucket.rows, bucket.width
-  ids, position = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-  node, segment = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
-  sampled, mask, logp = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape, np.float32)
-  streams = {k: np.zeros(shape, np.float32) for k in columns['streams']}
-  roles = {k: np.zeros(shape, bool) for k in columns['roles']}
-  count = np.zeros(bucket.rows, np.int32)
-  used, at = 0, iter(places)
-  for (group, rows), offset in zip(items, first, strict=True):
-    for row in rows:
+  """The rows: sequences are laid end to end, then every token is sent to its place."""
+  ids, begins, lengths, segments = [], [], [], []
+  steps, owns, counts, nodes = [], [], [], []      # of each action; and for what stands before it and for itself: tokens, step
+  at = iter(places)
+  for item, offset in zip(items, first, strict=True):
+    for row in item.rows:
       place = next(at)
       if place is None:
         continue
-      r, start = place
-      i = start
+      start = len(ids)
       for k, s in enumerate(row.nodes):
-        step = group.nodes[s]
-        before = row.prefix if k == 0 else step.context
-        if before:
-          ids[r, i:i + len(before)] = before
-          node[r, i:i + len(before)] = s + offset if k else -1
-          i += len(before)
-        j = i + len(step.ids)
-        ids[r, i:j] = step.ids
-        node[r, i:j] = s + offset
-        sampled[r, i:j] = step.sampled
-        if row.owns[k]:
-          mask[r, i:j] = step.sampled
-        logp[r, i:j] = step.logp
-        for name, column in streams.items():
-          if name in step.stream:
-            column[r, i:j] = step.stream[name]
-        for name, column in roles.items():
-          if name in step.role:
-            column[r, i:j] = step.role[name]
-        i = j
-      segment[r, start:i] = count[r]
-      position[r, start:i] = np.arange(i - start)
-      count[r] += 1
-      used += i - start
-  return Tokens(ids=ids, node=node, segment=segment, position=position, sampled=sampled, mask=mask, logp=logp,
-                role=roles, stream=streams), used
+        step = item.group.nodes[s]
+        before = step.context if k else row.prefix
+        ids += before
+        ids += step.ids
+        counts += len(before), len(step.ids)
+        nodes += s + offset if k else -1, s + offset
+        steps.append(step)
+      owns += row.owns
+      begins.append(place.row * bucket.width + place.start)
+      lengths.append(len(ids) - start)
+      segments.append(place.segment)
+  lengths, counts = np.asarray(lengths, int), np.asarray(counts, int)
+  position = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+  to = np.repeat(np.asarray(begins, int), lengths) + position
+  acted = to[np.repeat(np.arange(len(counts)) % 2 == 1, counts)]
+  sampled = _joined([s.sampled for s in steps], bool)
 
+  def column(values, where, dtype, fill=0):
+    out = np.full(bucket.rows * bucket.width, fill, dtype)
+    out[where] = values
+    return out.reshape(bucket.rows, bucket.width)
+
+  def table(field, names, dtype):
+    return {name: column(_joined([getattr(s, field)[name] if name in getattr(s, field) else np.zeros(len(s.ids), dtype) for s in steps], dtype),
+                         acted, dtype) for name in names}
+
+  return Tokens(
+      ids=column(ids, to, np.int32), node=column(np.repeat(np.asarray(nodes, int), counts), to, np.int32, -1),
+      segment=column(np.repeat(np.asarray(segments, int), lengths), to, np.int32, -1), position=column(position, to, np.int32),
+      sampled=column(sampled, acted, bool), mask=column(sampled & np.repeat(np.asarray(owns, bool), counts[1::2]), acted, bool),
+      logp=column(_joined([s.logp for s in steps], np.float32), acted, np.float32),
+      role=table('role', columns['roles'], bool), stream=table('stream', columns['streams'], np.float32)), len(ids)
+
+
+def _joined(arrays, dtype):
+  return np.concatenate(arrays).astype(dtype, copy=False) if arrays else np.zeros(0, dtype)

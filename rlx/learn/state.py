@@ -96,7 +96,8 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
       (grads, parts, seen), _ = jax.lax.scan(lambda sums, piece: (jax.tree.map(jnp.add, sums, one(piece)), None), start, pieces)
     norm = optax.global_norm(grads)
     fine = jnp.isfinite(norm)
-    changes, opt_state = tx.update(grads, state.opt_state, state.params)
+    with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):   # optax promotes; we need not
+      changes, opt_state = tx.update(grads, state.opt_state, state.params)
     keep_old = lambda new, old: jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, old)
     params = keep_old(optax.apply_updates(state.params, changes), state.params)
     state = TrainState(params=params, opt_state=keep_old(opt_state, state.opt_state), carry=keep_old(carry, state.carry),

@@ -5,6 +5,7 @@ Dims: `R` rows, `T` tokens, `L` layers, `D` width, `H` heads, `K` key-value head
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 
@@ -154,8 +155,16 @@ def frequencies(config: Config) -> np.ndarray:
   return rates.astype(np.float32)
 
 
-def split(params):
-  """Parameters with a list of layers in place of the stacked arrays, for loops over tokens: done once, outside the loop."""
+def split(params, dtype: str | None = None):
+  """Parameters with a list of layers in place of the stacked arrays, for loops over tokens: done once, outside the loop.
+
+  `dtype` also casts what is only read in that type: kernels, biases and the embedding. Of split parameters a second call
+  changes nothing.
+  """
+  if dtype is not None:
+    params = jax.tree_util.tree_map_with_path(lambda path, x: x if path[-1].key == 'scale' else x.astype(dtype), params)
+  if isinstance(params['layers'], list):
+    return params
   count = jax.tree.leaves(params['layers'])[0].shape[0]
   return {**params, 'layers': [jax.tree.map(lambda x: x[i], params['layers']) for i in range(count)]}
 
@@ -194,25 +203,126 @@ def _apply(c, rates, params, ids, position, last, cache, pick):
     x = x * math.sqrt(c.dim)
   angle = position.astype(jnp.float32)[..., None] * rates.reshape(1, 1, -1)
   rotation = jax.lax.optimization_barrier((jnp.cos(angle), jnp.sin(angle)))   # else every layer computes them again
+  if cache is not None:
+    x, cache = _cached_layers(c, params, x, rotation, last, cache, pick)
+    return _norm(c, x, params['norm']), cache
+
+  def layer(x, w, pick=None):
+    return _layer(c, w, x, rotation, pick, lambda q, k, v: (_attend_rows(q, k, v, last, pick), None))[0]
+  if c.remat != 'none':
+    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if c.remat == 'dots' else None
+    layer = jax.checkpoint(layer, policy=dots)
   layers = params['layers']
-  if cache is None:
-    layer = lambda w, x, pick=None: _layer(c, w, x, rotation, last, None, None, None, pick)[0]
-    if c.remat != 'none':
-      policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if c.remat == 'dots' else None
-      layer = jax.checkpoint(layer, policy=policy)
-    if c.unroll or pick is not None or isinstance(layers, list):
-      layers = layers if isinstance(layers, list) else split(params)['layers']
-      for w in layers[:-1]:
-        x = layer(w, x)
-      x = layer(layers[-1], x, pick)
-    else:
-      x, _ = jax.lax.scan(lambda x, w: (layer(w, x), None), x, layers)
+  if c.unroll or isinstance(layers, list):
+    layers = split(params)['layers']
+    for w in layers[:-1]:
+      x = layer(x, w)
+    x = layer(x, layers[-1], pick)
+  elif pick is None:
+    x, _ = jax.lax.scan(lambda x, w: (layer(x, w), None), x, layers)
   else:
-    layers = layers if isinstance(layers, list) else split(params)['layers']
-    seen = _seen(cache, last)
-    turn = []
-    for i, w in enumerate(layers):
-      x, new = _layer(c, w, x, rotation, seen, cache.past[i], cache.turn[i], cache.filled, pick if i == c.layers - 1 else None)
-      turn.append(new)
-    cache = Cache(past=cache.past, length=cache.length, turn=turn, filled=cache.filled + ids.shape[1])
-  return _norm(c, x, params['norm']), cache
+    x, _ = jax.lax.scan(lambda x, w: (layer(x, w), None), x, jax.tree.map(lambda w: w[:-1], layers))
+    x = layer(x, jax.tree.map(lambda w: w[-1], layers), pick)
+  return _norm(c, x, params['norm']), None
+
+
+def _cached_layers(c, params, x, rotation, last, cache, pick):
+  rows, count = last.shape
+  filled, slots, width = cache.filled, cache.turn[0][0].shape[2], cache.past[0][0].shape[2]
+  at = jnp.broadcast_to(filled + jnp.arange(count, dtype=jnp.int32), (rows, count))
+  until = jnp.full((rows, slots), np.iinfo(np.int32).max, jnp.int32)   # what was fed before is seen by all
+  until = jax.lax.dynamic_update_slice(until, filled + last, (0, filled))
+  past = jnp.arange(width, dtype=jnp.int32)[None, None] < cache.length[:, None, None]
+  seen = _seen(at, until)
+  turn = []
+  for i, w in enumerate(split(params)['layers']):
+    if i == c.layers - 1 and pick is not None:
+      seen = _seen(filled + pick, until)
+
+    def attend(q, k, v):
+      new = tuple(jax.lax.dynamic_update_slice(old, jnp.swapaxes(y, 1, 2).astype(old.dtype), (0, 0, filled, 0))
+                  for old, y in zip(cache.turn[i], (k, v)))
+      return _attend(q, [(*cache.past[i], past), (*new, seen)]), new
+    x, new = _layer(c, w, x, rotation, pick if i == c.layers - 1 else None, attend)
+    turn.append(new)
+  return x, Cache(past=cache.past, length=cache.length, turn=turn, filled=filled + count)
+
+
+def _layer(c, w, x, rotation, pick, attend):
+  """x `[R, T, D]` -> x `[R, T or P, D]`, and what `attend(q, k, v)` keeps; q, k, v are `[R, T, heads, Dh]`."""
+  a, y = w['attention'], _norm(c, x, w['attention_norm'])
+  heads = lambda name, y: (lambda z: z.reshape(*z.shape[:2], -1, c.head_dim))(_dense(c, y, a[name]))
+  k, v, turned = heads('k', y), heads('v', y), rotation
+  if pick is not None:
+    x, y, *turned = (jnp.take_along_axis(z, pick[..., None], axis=1) for z in (x, y, *rotation))
+  q = heads('q', y)
+  if c.qk_norm:
+    q, k = _norm(c, q, a['q_norm']), _norm(c, k, a['k_norm'])
+  out, kept = attend(_rotate(q, turned) / math.sqrt(c.head_dim), _rotate(k, rotation), v)
+  x = x + _dense(c, out, a['o'])
+  y, m = _norm(c, x, w['mlp_norm']), w['mlp']
+  if c.activation == 'swiglu':
+    y = jax.nn.silu(_dense(c, y, m['gate'])) * _dense(c, y, m['up'])
+  else:
+    y = jnp.square(jax.nn.relu(_dense(c, y, m['up'])))
+  return x + _dense(c, y, m['down']), kept
+
+
+def _attend_rows(q, k, v, last, pick):
+  """Attention inside whole rows. Blocks of queries leave out the keys that all stand after them."""
+  rows, size = last.shape
+  k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+  if pick is not None:
+    return _attend(q, [(k, v, _seen(pick, last))])
+  blocks = max(n for n in (1, 2, 4, 8) if size % n == 0 and (n == 1 or size // n >= 64))
+  at = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (rows, size))
+  out = []
+  for i in range(blocks):
+    start, stop = i * size // blocks, (i + 1) * size // blocks
+    seen = _seen(at[:, start:stop], last[:, :stop])
+    out.append(_attend(q[:, start:stop], [(k[:, :, :stop], v[:, :, :stop], seen)]))
+  return jnp.concatenate(out, axis=1)
+
+
+def _attend(q, parts):
+  """Softmax attention of q `[R, P, H, Dh]` over several tables of keys: (k, v `[R, K, S, Dh]`, seen `[R, P or 1, S]`).
+
+  Head h reads key-value head h // (H / K). Returns `[R, P, H * Dh]`.
+  """
+  rows, picks, heads, size = q.shape
+  groups = parts[0][0].shape[1]
+  q = jnp.transpose(q.reshape(rows, picks, groups, heads // groups, size), (0, 2, 3, 1, 4))
+  f32 = dict(preferred_element_type=jnp.float32)
+  scores = [jnp.where(seen[:, None, None], jnp.einsum('rkgpd,rksd->rkgps', q, k.astype(q.dtype), **f32), HIDDEN)
+            for k, _, seen in parts]
+  top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, (s.max(-1, keepdims=True) for s in scores)))
+  weights = [jnp.exp(s - top) for s in scores]
+  total = sum(w.sum(-1, keepdims=True) for w in weights)
+  out = sum(jnp.einsum('rkgps,rksd->rkgpd', w.astype(q.dtype), v.astype(q.dtype), **f32)
+            for w, (_, v, _) in zip(weights, parts))
+  out = (out / total).astype(q.dtype)
+  return jnp.transpose(out, (0, 3, 1, 2, 4)).reshape(rows, picks, heads * size)
+
+
+def _seen(at, until):
+  """`[R, P, S]` bool: key j is seen from place i iff j <= i < until[j]. at: `[R, P]`, until: `[R, S]`."""
+  i, j = at[..., None], jnp.arange(until.shape[1], dtype=jnp.int32)[None, None]
+  return (j <= i) & (i < until[:, None])
+
+
+def _rotate(x, rotation):
+  """Rotates pairs (i, i + Dh / 2) of x `[R, T, heads, Dh]` by the angles of each position."""
+  cos, sin = (z[:, :, None].astype(x.dtype) for z in rotation)
+  a, b = jnp.split(x, 2, axis=-1)
+  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def _norm(c, x, w):
+  y = x.astype(jnp.float32)
+  y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + c.norm_eps)
+  return (y * w['scale'].reshape((1,) * (x.ndim - 1) + (-1,))).astype(c.dtype)
+
+
+def _dense(c, x, w):
+  y = x @ w['kernel'].astype(c.dtype)
+  return y + w['bias'].astype(c.dtype)[None, None] if 'bias' in w else y

@@ -11,8 +11,8 @@ writes = ('reward/task',)
 def exact(episode: Episode, *, tag: str | None = None, right: float = 1., wrong: float = 0.) -> dict[str, list]:
   """Pays the last action on its step if it equals the task's answer after normalisation.
 
-  Normalised: case folded, each run of spaces one space, no quotes around it, none of `.,;:!?` at the end. Chat tokens `<|...|>` are
-  left out.
+  Normalised: case folded, each run of spaces one space, no quotes around it, none of `.,;:!?` at the end. Chat tokens
+  `<|...|>` are left out.
 
   Args:
     episode: its task's data has an `answer`, as a field or a key.

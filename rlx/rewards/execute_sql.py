@@ -8,8 +8,8 @@ from rlx.types import Episode
 writes = ('reward/execution',)
 
 
-def execute_sql(episode: Episode, *, tags: tuple = ('sql', 'generate_sql'), right: float = 1., runs: float = 0., wrong: float = 0.,
-                max_rows: int = 200, vm_steps: int = 100_000, seconds: float = 5.) -> dict[str, list]:
+def execute_sql(episode: Episode, *, tags: tuple = ('sql', 'generate_sql'), right: float = 1., runs: float = 0.,
+                wrong: float = 0., max_rows: int = 200, vm_steps: int = 100_000, seconds: float = 5.) -> dict[str, list]:
   """Pays the last query of an episode on its last step, whether it was confirmed or not.
 
   Right: the same rows as the gold query (as a list if that one orders them, as a multiset elsewhere).
@@ -34,7 +34,8 @@ def execute_sql(episode: Episode, *, tags: tuple = ('sql', 'generate_sql'), righ
   """
   data = episode.task.data
   if not (hasattr(data, 'path') and hasattr(data, 'sql')):
-    raise ValueError(f'execute_sql needs tasks whose data has `path` and `sql`; task {episode.task.id} has {type(data).__name__}')
+    found = type(data).__name__
+    raise ValueError(f'execute_sql needs tasks whose data has `path` and `sql`; task {episode.task.id} has {found}')
   limits = dict(max_rows=max_rows, vm_steps=vm_steps, seconds=seconds)
   pattern = re.compile(f'<({"|".join(map(re.escape, tags))})>(.*?)</\\1>', re.DOTALL)
   queries = [m[2].strip() for n in episode.nodes for m in pattern.finditer(n.text)]

@@ -7,7 +7,7 @@ from rlx.types import Episode
 writes = ('reward/format',)
 
 
-def format(episode: Episode, *, pattern: str, per: str = 'episode', right: float = 0.1, wrong: float = 0.) -> dict[str, list]:   # pylint: disable=redefined-builtin
+def format(episode: Episode, *, pattern: str, per: str = 'episode', right: float = 0.1, wrong: float = 0.) -> dict[str, list]:
   """Pays actions that match a regular expression as a whole, spaces around them aside (`.` matches line ends too).
 
   Args:

@@ -7,8 +7,9 @@ from rlx.types import Array, Batch
 def informative(batch: Batch, keep: Array, *, channel: str = 'task', singleton: str = 'drop') -> Array:
   """Drops tokens of prompts whose episode returns have no variance (the filter of DAPO, arXiv:2503.14476, sec. 3.2).
 
-  Their advantage is 0 anyway, but what is dropped leaves the denominator of the average too: the others count more, and terms
-  without an advantage (KL, entropy) are no longer trained there. DAPO also samples more prompts in their place; this does not.
+  Their advantage is 0 anyway, but what is dropped leaves the denominator of the average too: the others count more, and
+  terms without an advantage (KL, entropy) are no longer trained there. DAPO also samples more prompts in their place;
+  this does not.
 
   Args:
     batch: reads `reward[channel]`.

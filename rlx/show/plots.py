@@ -192,11 +192,11 @@ def success(records: Records, path: metrics.Path | None = None, *, title: str = 
 
 
 def smooth(y: np.ndarray, width: int = 9) -> np.ndarray:
-  """`[n]` centred running mean, over what there is at the ends."""
+  """`[n]` centred running mean; the window narrows to one towards both ends, so a curve starts where the run did."""
   at = np.arange(len(y))
-  first, last = np.maximum(at - width // 2, 0), np.minimum(at + width // 2 + 1, len(y))
+  half = np.minimum(np.minimum(at, at[::-1]), width // 2)
   total = np.concatenate([[0.], np.cumsum(y)])
-  return (total[last] - total[first]) / (last - first)
+  return (total[at + half + 1] - total[at - half]) / (2 * half + 1)
 
 
 # ---- parts of a figure -----------------------------------------------------------------------------------------------

@@ -3,9 +3,10 @@
 import concurrent.futures
 import contextlib
 import hashlib
-import multiprocessing
 import pathlib
 import sqlite3
+import subprocess
+import sys
 import time
 
 import pytest
@@ -41,7 +42,7 @@ ATTACKS = {
     'growing replace': (f"SELECT replace(replace('{'a' * 100}', 'a', '{'b' * 90}'), 'b', '{'c' * 90}')", 'error'),
     'cross join': ('SELECT COUNT(*) FROM t a, t b, t c, t d, t e, t f', 'steps'),
     'cross join of rows': ('SELECT a.id FROM t a, t b, t c', 'size'),
-    'concat': ('SELECT group_concat(b || b || b || b) FROM (SELECT a.b FROM t a, t b, t c)', 'error'),
+    'concat': ('SELECT group_concat(b || b || b || b) FROM (SELECT a.b FROM t a, t b)', 'error'),
     'concat bomb': ('SELECT group_concat(a.b || b.b || c.b) FROM t a, t b, t c, t d', 'steps'),
     'attach': ("ATTACH 'other.sqlite' AS o", 'error'),
     'pragma': ('PRAGMA table_info(t)', 'error'),
@@ -151,7 +152,7 @@ def test_wall_clock_is_a_backstop_and_not_remembered(path):
   assert execute(path, slow, seconds=0., vm_steps=10**9).ended_by == 'time'
   sql = 'SELECT COUNT(*) FROM t x, t y, t z'
   assert execute(path, sql, seconds=0.).ended_by == 'time'
-  assert execute(path, sql, seconds=0., vm_steps=200).ended_by in ('time', 'steps')
+  assert execute(path, sql).rows == ((27_000,),)
   assert agree(path, 'SELECT 1', sql, seconds=0.) is None
 
 
@@ -168,19 +169,25 @@ def test_threads_have_their_own_connections(path):
     assert list(pool.map(lambda q: execute(path, q).rows[0][0], queries)) == [30 + i for i in range(64)]
 
 
-def _child(path, queue):
-  queue.put((len(sql_sandbox._local.__dict__), execute(path, 'SELECT 77').rows))
+FORK = '''
+import os, sys, threading
+from rlx.envs import sql_sandbox
+def fork():
+  sql_sandbox.execute(sys.argv[1], 'SELECT 1')
+  if (child := os.fork()) == 0:
+    print(len(sql_sandbox._local.__dict__), sql_sandbox.execute(sys.argv[1], 'SELECT 77').rows, flush=True)
+    os._exit(0)
+  os.waitpid(child, 0)
+fork()
+thread = threading.Thread(target=fork)
+thread.start()
+thread.join()
+'''
 
 
-@pytest.mark.filterwarnings('ignore:.*fork.*')
 def test_a_fork_opens_its_own_connections(path):
-  execute(path, 'SELECT 1')
-  context = multiprocessing.get_context('fork')
-  queue = context.SimpleQueue()
-  child = context.Process(target=_child, args=(path, queue))
-  child.start()
-  assert queue.get() == (0, ((77,),))
-  child.join()
+  told = subprocess.run([sys.executable, '-c', FORK, path], capture_output=True, text=True, check=True).stdout
+  assert told.split('\n') == ['0 ((77,),)'] * 2 + ['']
 
 
 def test_open_files_are_bounded(path, tmp_path, monkeypatch):

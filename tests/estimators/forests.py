@@ -1,7 +1,8 @@
 """Random forests for the twins, as plain lists: chains, and trees with shared prefixes.
 
-Every forest holds, beside ordinary prompts, a prompt with one episode, one whose episodes all have the same return, one without
-any episode (all failed or abandoned), episodes cut off by a limit, failed and abandoned ones, and steps without a verdict.
+Every forest holds, beside ordinary prompts, a prompt with one episode, one whose episodes all have the same return, one
+without any episode (all failed or abandoned), episodes cut off by a limit, failed and abandoned ones, and steps without a
+verdict.
 """
 
 import dataclasses
@@ -120,7 +121,7 @@ def _jitted(estimator, static):
 
 
 def run(estimator, batch, **mode):
-  """The estimator, jitted, on the padded batch; floats arrive as traced numbers. Gives numpy arrays without the padding."""
+  """The estimator, jitted, on the padded batch, its floats traced; the answer without the padding."""
   mode = {k: p.default for k, p in inspect.signature(estimator).parameters.items() if k != 'batch'} | mode
   traced = {k: jnp.float32(v) for k, v in mode.items() if isinstance(v, float)}
   static = tuple((k, v) for k, v in mode.items() if k not in traced)

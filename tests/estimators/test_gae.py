@@ -21,7 +21,7 @@ def twin(f, batch, *, channel='task', gamma=1., lam=1., whiten=True, head='value
     trained = [(r, t, step) for r, t, step, own in sequence if own and step in live]   # observations are stepped over
     last = {step: t for _, t, step in trained}
     carried, following = 0., 0.
-    if bootstrap and trained and f.end[trained[-1][2]] == 2:   # cut off: the state not seen is worth what the last one was (arXiv:2506.15050)
+    if bootstrap and trained and f.end[trained[-1][2]] == 2:   # cut off: what comes is worth what the last token was
       following = values[trained[-1][0]][trained[-1][1]]
     for r, t, step in reversed(trained):
       reward = f.reward[channel][step] if last[step] == t else 0.
@@ -41,7 +41,8 @@ def twin(f, batch, *, channel='task', gamma=1., lam=1., whiten=True, head='value
 
 def test_worked_example():
   # gamma .9, lambda .8, r = 0 0 0 1, V = .2 .4 9 .6, the third token is an observation's
-  batch = toy.batch([-1, 0], n_tokens=[2, 1], n_obs=[0, 1], task=[0, 1], stream={'value/value': [[.2, .4, 9., .6]]})
+  values = {'value/value': [[.2, .4, 9., .6]]}
+  batch = toy.batch([-1, 0], n_tokens=[2, 1], n_obs=[0, 1], task=[0, 1], stream=values)
   raw, white = (forests.run(gae, batch, gamma=.9, lam=.8, whiten=w) for w in (False, True))
   np.testing.assert_allclose(raw.adv, [[.46816, .428, 0, .4]], atol=1e-5)
   np.testing.assert_allclose(white.adv, [[1.054, -.118, 0, -.936]], atol=1e-3)
@@ -63,8 +64,8 @@ def forest(seed, pack):
   n = range(len(f.parent))
   batch = f.batch(toy, pack=pack, n_tokens=[1 + (i * 5 + seed) % 3 for i in n], n_obs=[(i * 7 + seed) % 3 for i in n])
   rng = np.random.default_rng(seed)
-  batch = forests.with_stream(batch, **{k: rng.normal(size=batch.tokens.node.shape) for k in ('value/value', 'value/critic', 'kl')})
-  return f, batch
+  columns = {k: rng.normal(size=batch.tokens.node.shape) for k in ('value/value', 'value/critic', 'kl')}
+  return f, forests.with_stream(batch, **columns)
 
 
 @pytest.mark.parametrize('seed, pack', [(0, 1), (0, 2), (1, 3), (2, 1)])

@@ -42,7 +42,8 @@ def twin(f, *, channel='task', gamma=.95, history=2, alpha=1., first=2, std=Fals
 
 
 # a b c | a b d | x b c with step returns .81 .9 1 | 0 0 0 | 0 0 0
-EXAMPLE = dict(parent=[-1, 0, 1, -1, 3, 4, -1, 6, 7], label=dict(state=list('abcabdxbc')), task=[0, 0, 1, 0, 0, 0, 0, 0, 0])
+EXAMPLE = dict(parent=[-1, 0, 1, -1, 3, 4, -1, 6, 7], task=[0, 0, 1, 0, 0, 0, 0, 0, 0],
+               label=dict(state=list('abcabdxbc')))
 
 
 @pytest.mark.parametrize('mode, expected', [

@@ -13,6 +13,11 @@ study = functools.cache(testing.study)   # a method is compiled once
 def pytest_generate_tests(metafunc):
   if 'method' in metafunc.fixturenames:
     methods = metafunc.config.getoption('--method') or config.names('estimator')
+    for name in methods:
+      try:
+        config.resolve('estimator', name)
+      except config.ConfigError as e:
+        raise pytest.UsageError(str(e)) from e
     metafunc.parametrize('method', [pytest.param(m, marks=pytest.mark.xdist_group(m)) for m in methods])
 
 

@@ -57,15 +57,17 @@ def test_worked_example_of_the_baseline():
 def test_whitening():
   # G = 1 1 | 0 | .5 .5 | .5: mean .58333, sample variance .14167
   batch = toy.batch([-1] * 4, group=[0, 0, 1, 1], task=[1, 0, .5, .5], n_tokens=[2, 1, 2, 1])
-  np.testing.assert_allclose(tokens(batch, forests.run(reinforce_pp, batch)), [1.10702, 1.10702, -1.54983, -.22140, -.22140, -.22140], atol=1e-4)
+  adv = tokens(batch, forests.run(reinforce_pp, batch))
+  np.testing.assert_allclose(adv, [1.10702, 1.10702, -1.54983, -.22140, -.22140, -.22140], atol=1e-4)
 
 
 def test_returns_across_an_observation():
   # verl-project/verl issue 7278: action action observation observation action action, 1 at the end;
   # the returns 0 0 - - 1 1 (reset) and 1 1 - - 1 1 (carry), whitened
   batch = toy.batch([-1, 0], n_tokens=2, n_obs=[0, 2], task=[0, 1])
-  np.testing.assert_allclose(forests.run(reinforce_pp, batch, gaps='reset'), [[-.86603, -.86603, 0, 0, .86603, .86603]], atol=1e-4)
-  np.testing.assert_allclose(forests.run(reinforce_pp, batch, gaps='carry'), np.zeros((1, 6)), atol=1e-6)
+  reset, carry = (forests.run(reinforce_pp, batch, gaps=g) for g in ('reset', 'carry'))
+  np.testing.assert_allclose(reset, [[-.86603, -.86603, 0, 0, .86603, .86603]], atol=1e-4)
+  np.testing.assert_allclose(carry, np.zeros((1, 6)), atol=1e-6)
 
 
 def test_an_observation_costs_no_discount():

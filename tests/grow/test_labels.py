@@ -15,10 +15,11 @@ def step(obs='', text='', **label):
 
 
 def test_label_functions():
-  nodes = [step('You see  a Drawer 1.\n', 'Open', state=7), step('you see a drawer 1.', 'open '), step('you see a drawer 2.', 'open')]
+  nodes = [step('You see  a Drawer 1.\n', 'Open', state=7), step('you see a drawer 1.', 'open '),
+           step('you see a drawer 2.', 'open')]
   assert labels.exact(nodes) == [n.obs for n in nodes]
   assert labels.exact(nodes, of='text') == ['Open', 'open ', 'open']
-  assert labels.normalised(nodes) == ['you see a drawer 1.', 'you see a drawer 1.', 'you see a drawer 2.']   # a digit is a difference
+  assert labels.normalised(nodes) == ['you see a drawer 1.', 'you see a drawer 1.', 'you see a drawer 2.']
   assert labels.normalised(nodes, of='text') == ['open'] * 3
   assert labels.named(nodes, name='state') == [7, None, None]
 

@@ -48,10 +48,10 @@ def test_tags():
     ('<a>x</a> <a>y</a>', [('a', '<a>x</a>'), ('a', '<a>y</a>')]),                       # repeated
     ('<a>x y', [('a', '<a>x y')]),                                                        # never closed: to the end
     ('<a>x<b>y</b>z', [('a', '<a>x'), ('b', '<b>y</b>')]),                                # never closed: to the next tag
-    ('<a>x<a>y</a>z</a>', [('a', '<a>x'), ('a', '<a>y</a>')]),                            # opened again, then closed once too often
+    ('<a>x<a>y</a>z</a>', [('a', '<a>x'), ('a', '<a>y</a>')]),                            # opened again
     ('<a>x<b>y</b>z</a>', [('a', '<a>x<b>y</b>z</a>'), ('b', '<b>y</b>')]),               # nested: both roles inside
     ('<a>x<b>y</a>z</b>', [('a', '<a>x<b>y</a>'), ('b', '<b>y</a>z</b>')]),               # crossed
-    ('</a>x<c>y</c><A>z</A>', []),                                                        # stray, another name, another case
+    ('</a>x<c>y</c><A>z</A>', []),                                                        # stray, other name, other case
 ])
 def test_tags_of_untidy_text(text, expected):
   action = words(text)
@@ -76,7 +76,8 @@ def test_tags_that_cut(text, expected):
 
 def test_token_across_an_edge_belongs_to_the_block():
   action = tokenised(['so\n<', 'a', '>x</a', '><b>', 'y</b> ', 'end'])
-  assert said(segment.tags(*action, names=('a', 'b')), action) == [('a', 'so\n<a>x</a><b>', False), ('b', '><b>y</b> ', False)]
+  blocks = [('a', 'so\n<a>x</a><b>', False), ('b', '><b>y</b> ', False)]
+  assert said(segment.tags(*action, names=('a', 'b')), action) == blocks
   assert steps(segment.tags(*action, names=('a', 'b'), cut=True), action) == ['so\n<a>x</a', '><b>y</b> end']
 
 
@@ -90,7 +91,7 @@ def test_tokens_without_width():
     (['It is 3.14', '.', ' Or', ' not?!', ' Yes', '.'], ['It is 3.14.', ' Or not?!', ' Yes.']),
     (['Yes.', '\n', '\n', 'So'], ['Yes.\n\n', 'So']),                      # the line's end goes with the line
     (['one', ' \n', ' two\n', 'three'], ['one \n', ' two\n', 'three']),
-    (['Yes. No', '. Good', ' it'], ['Yes. No', '. Good it']),              # tokens across an end: by their first character
+    (['Yes. No', '. Good', ' it'], ['Yes. No', '. Good', ' it']),          # across an end: by the first character
     (['Yes', '.\n', ' '], ['Yes.\n ']),                                   # nothing follows
 ])
 def test_sentences(pieces, expected):
@@ -102,12 +103,14 @@ def test_sentences(pieces, expected):
 
 def test_sentences_of_nothing_and_uncut():
   assert segment.sentences([], '', []) == []
-  assert segment.sentences(*tokenised(['a.', ' b']), cut=False) == [Span(0, 1, frozenset({'action'})), Span(1, 2, frozenset({'action'}))]
+  role = frozenset({'action'})
+  assert segment.sentences(*tokenised(['a.', ' b']), cut=False) == [Span(0, 1, role), Span(1, 2, role)]
 
 
 def test_tokens():
   role = frozenset({'action'})
-  assert segment.tokens([1, 2, 3, 4, 5], '', [], k=2) == [Span(0, 2, role, True), Span(2, 4, role, True), Span(4, 5, role, True)]
+  edges = [(s.start, s.stop, s.roles, s.cut) for s in segment.tokens([1, 2, 3, 4, 5], '', [], k=2)]
+  assert edges == [(0, 2, role, True), (2, 4, role, True), (4, 5, role, True)]
   assert segment.tokens([], '', [], k=2) == []
   with pytest.raises(ValueError, match='k must be 1 or more, got 0'):
     segment.tokens([1], '', [], k=0)

@@ -50,8 +50,9 @@ def test_host_calls_are_counted():
 
 
 def test_table():
-  text = bench.table([bench.Line('one', 10, 1.2345678, 'ms', 1.), bench.Line('two', 10, 0., '', 0.), bench.Line('three', 10, 5., 'ms')])
-  rows = text.splitlines()
+  lines = [bench.Line('one', 10, 1.2345678, 'ms', 1.), bench.Line('two', 10, 0., '', 0.),
+           bench.Line('three', 10, 5., 'ms')]
+  rows = bench.table(lines).splitlines()
   assert rows[1].split() == ['one', '10', '1.235', 'ms', '1', 'missed']
   assert rows[2].split() == ['two', '10', '0', '0', 'ok']
   assert rows[3].split() == ['three', '10', '5', 'ms']
@@ -63,6 +64,9 @@ def test_median_without_preparation():
   assert len(prepared) == 3
 
 
-def test_a_size_that_does_not_divide():
+def test_a_size_that_does_not_divide(capsys):
   with pytest.raises(ValueError, match='multiples of 400'):
     bench.credit(sizes=(500,))
+  with pytest.raises(SystemExit):
+    bench.main(['credit', '--sizes', '500'])
+  assert 'multiples of 400 (8 rollouts of 50 steps), got 500' in capsys.readouterr().err

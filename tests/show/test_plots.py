@@ -107,7 +107,8 @@ def test_nothing_to_plot():
 
 
 def test_smooth():
-  np.testing.assert_allclose(plots.smooth(np.array([0., 3., 6., 0., 0.]), 3), [1.5, 3., 3., 2., 0.])
+  np.testing.assert_allclose(plots.smooth(np.array([0., 3., 6., 0., 0.]), 3), [0., 3., 3., 2., 0.])
+  np.testing.assert_allclose(plots.smooth(np.arange(9.), 5), np.arange(9.))
   assert plots.smooth(np.zeros(0)).shape == (0,)
 
 
