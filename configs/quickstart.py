@@ -27,7 +27,7 @@ def get_config():
   c.tx = dict(name='adamw', learning_rate=dict(schedule='linear', start=5e-4, end=5e-5, steps=136), b2=.98)
   imitation = dict(main=dict(estimator=('ones',), selector=(), average='token_mean', loss=('sft',), coef=1.))
   c.phases = (
-      dict(name='warm', steps=900, source=dict(name='expert', count=4000), tracks=imitation, on_policy_prompts=16, minibatch=8,
+      dict(name='warm', steps=900, source=dict(name='expert', count=4000), tracks=imitation, on_policy_prompts=16, minibatch=8, **{'eval.every': 0},
            tx=dict(name='adamw', learning_rate=dict(schedule='warmup_cosine', peak=2e-3, warmup=30, steps=900, end=2e-4), b2=.98)),
       dict(name='rl', steps=80, source='rollout'))
   c.eval = dict(splits=dict(questions='held_out_questions', databases='held_out_databases'), every=40, temperatures=(1.,),

@@ -131,14 +131,24 @@ def models(c: ml_collections.ConfigDict, tok: Any, mesh: jax.sharding.Mesh, head
   for name, spec in sorted(c.models.items()):
     policy = policies(c, name, spec, tok.size)
     key = jax.random.fold_in(jax.random.key(c.seed), zlib.crc32(name.encode()) & 0x7fffffff)
-    init = lambda key, policy=policy, name=name: with_heads(policy.init(key), policy, heads.get(name, ()), key)
+    wanted = heads.get(spec['copy'] if copies(spec) else name, ())
+    init = lambda key, policy=policy, wanted=wanted: with_heads(policy.init(key), policy, wanted, key)
     shardings = meshes.shard_params(jax.eval_shape(init, key), tuple(map(tuple, c.sharding)), mesh)
     out[name] = Model(policy, jax.jit(init, out_shardings=shardings)(key), tok)
   return out
 
 
+def copies(spec: Any) -> bool:
+  """Whether a model is a frozen copy of another one, taken as a phase begins: `dict(copy='policy')`."""
+  return hasattr(spec, 'keys') and set(spec.keys()) == {'copy'}
+
+
 def policies(c, name, spec, size):
   """The functions of one model; its vocabulary must be the tokenizer's."""
+  if copies(spec):
+    if spec['copy'] not in c.models or copies(c.models[spec['copy']]):
+      raise ConfigError(f"model '{name}' is a copy of '{spec['copy']}', which is no model of its own; there are {sorted(c.models)}.")
+    spec = c.models[spec['copy']]
   if spec is None:
     raise ConfigError(f"the config has no model '{name}': set c.models.{name}, for example dict(name='transformer', layers=2, dim=128).")
   bound = config.build('policy', spec)
@@ -283,15 +293,34 @@ def phase(c: ml_collections.ConfigDict, env: Any) -> Phase:
 
 
 def _bound(b):
-  """A host-side method as one callable; marks such as `grain` stay on it."""
-  def call(*args):
-    return b.call(*args)
+  """A host-side method as one callable; marks such as `grain` stay on it, and a memory stands in `call.state`."""
+  if b.places:
+    def call(*args):
+      return b.call(*args)
+  else:
+    made = b.call()
+    def call(*args):
+      call.state, verdict = made.update(call.state, *args)
+      return verdict
+    call.state = made.init()
   for mark in ('grain',):
     if hasattr(b.fn, mark):
       setattr(call, mark, getattr(b.fn, mark))
   call.__name__ = b.name
   call.writes = written(b)
   return call
+
+
+def memory(rewards: tuple) -> list:
+  """The memories of the rewards that have one: JSON-able values, kept in every checkpoint."""
+  return [getattr(f, 'state', None) for f in rewards]
+
+
+def remember(rewards: tuple, kept: list) -> None:
+  """Gives rewards the memories of a checkpoint."""
+  for f, state in zip(rewards, kept, strict=False):
+    if hasattr(f, 'state'):
+      f.state = state
 
 
 def written(b: config.Bound) -> tuple[str, ...]:

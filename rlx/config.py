@@ -187,7 +187,7 @@ def load(path: str, overrides: Mapping[str, Any] | None = None) -> ml_collection
   if not os.path.isfile(file):
     raise ConfigError(f"config file '{file}' does not exist; give --config a path such as configs/quickstart.py.")
   root = os.path.dirname(os.path.dirname(os.path.abspath(file)))
-  for folder in (root, os.getcwd()):
+  for folder in (os.getcwd(), root):
     if folder not in sys.path:
       sys.path.append(folder)
   spec = importlib.util.spec_from_file_location(f'rlx_config_{os.path.basename(file)[:-3]}', file)

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import ml_collections
 
-from rlx import assemble, train
+from rlx import assemble
+from rlx import course as courses
 from rlx.config import ConfigError
 from rlx.eval import evaluate
 from rlx.grow import engine as engines
@@ -66,11 +67,11 @@ def load(workdir: str, step: Any = None) -> Session:
   env = assemble.environment(c)
   tok = assemble.tokenizer(c, env, workdir)
   models = assemble.models(c, tok, meshes.create(**c.mesh), assemble.heads(c))
-  meta = train.course_of(folder, newest)
+  meta = courses.kept(folder, newest)
   made = [assemble.phase(one, env) for one in assemble.phases(c)]
   at = made[min(meta['course']['phase'], len(made) - 1)]
   world = assemble.World(env, tok, models, None)
-  saved = checkpoint.restore(folder, train.first_states(at, world), step=newest)[0]
+  saved = checkpoint.restore(folder, courses.first_states(at, world), step=newest)[0]
   params = {**saved['frozen'], **{l.model: saved['states'][l.name].params for l in at.learners}}
   models = {n: m._replace(params=params[n]) for n, m in models.items()}
   pool = assemble.engines(c, models)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx import config, masked, toy, tree
-from rlx.types import Advantages, Array, Batch, Stateful
+from rlx.types import Advantages, Batch, Stateful
 
 # ---- columns a method may read: name -> how it is drawn -------------------------------------------------------------
 
@@ -63,10 +63,11 @@ def batch(seed: int = 0, *, chains: bool = False) -> Batch:
   end = [e for _, ends in prompts for e in ends]
   b = toy.batch(parent, group=group, end=end, label=draw(LABELS), value=draw(VALUES), judged=draw(JUDGED), role=draw(ROLES),
                 n_tokens=1 + np.arange(n) % 3, n_obs=np.arange(n) % 2, pack=2,
-                prompt={k: x.astype(np.float32) for k, x in draw(PROMPT, 5).items()},
+                prompt={k: x.astype(np.float32) for k, x in draw(PROMPT, len(prompts)).items()},
                 **{k: np.where(group == 3, 0, x) for k, x in draw(REWARDS).items()})
   size = b.tokens.node.shape
-  stream = {k: jnp.asarray(x.reshape(size), jnp.float32) for k, x in draw(STREAMS | dict(logp=LOGP), size[0] * size[1]).items()}
+  numbers = draw(STREAMS | dict(logp=LOGP), size[0] * size[1])
+  stream = {k: jnp.asarray(x.reshape(size), jnp.float32) for k, x in numbers.items()}
   tokens = dataclasses.replace(b.tokens, logp=stream.pop('logp'), stream=stream)
   tokens = jax.tree.map(lambda x: x if x.dtype != jnp.float32 else jnp.where(b.tokens.sampled, x, 0.), tokens)
   return pad(dataclasses.replace(b, tokens=tokens), *SHAPE)
@@ -100,7 +101,7 @@ def reorder(b: Batch, steps: Sequence[int]) -> Batch:
   gone = (t.node >= 0) & (new[t.node] < 0)
   blank = lambda x: jnp.where(gone, jnp.zeros((), x.dtype), x)
   tokens = dataclasses.replace(jax.tree.map(blank, t), node=new[t.node], segment=jnp.where(gone, -1, t.segment))
-  order = jnp.asarray([*named, *(g for g in range(5) if g not in named)])
+  order = jnp.asarray([*named, *(g for g in range(len(b.prompt['source'])) if g not in named)])
   return pad(Batch(nodes=nodes, tokens=tokens, prompt={k: x[order] for k, x in b.prompt.items()}), size, *t.node.shape)
 
 
@@ -135,9 +136,9 @@ def lay_out(b: Batch, *, pack: int, alone: bool = False) -> tuple[Batch, np.ndar
       i = j
   source, segment, position = out
   take = lambda x: jnp.asarray(np.where(source >= 0, x.ravel()[source], np.zeros((), x.dtype)))
-  node = jnp.asarray(np.where(source >= 0, t.node.ravel()[source], -1))
-  tokens = dataclasses.replace(jax.tree.map(take, t), node=node, mask=jnp.asarray(own), segment=jnp.asarray(segment, jnp.int32),
-                               position=jnp.asarray(np.maximum(position, 0), jnp.int32))
+  node = np.where(source >= 0, t.node.ravel()[source], -1)
+  ints = {k: jnp.asarray(x, jnp.int32) for k, x in dict(node=node, segment=segment, position=np.maximum(position, 0)).items()}
+  tokens = dataclasses.replace(jax.tree.map(take, t), mask=jnp.asarray(own), **ints)
   return dataclasses.replace(b, tokens=tokens), source
 
 

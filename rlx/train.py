@@ -20,28 +20,16 @@ import ml_collections
 import numpy as np
 
 from rlx import assemble, compilation, config
+from rlx import course as courses
 from rlx.check import check
 from rlx.config import ConfigError
 from rlx.eval import evaluate
 from rlx.grow import engine as engines
 from rlx.grow import forest, labels, rollout
-from rlx.learn import checkpoint, pack, state
+from rlx.learn import checkpoint, pack
 from rlx.learn import mesh as meshes
 from rlx.learn import step as steps
 from rlx.show import metrics, plots, progress, report, summary
-
-
-@dataclasses.dataclass
-class Course:
-  """Where a run is: everything beside arrays that decides its future, kept in every checkpoint."""
-  phase: int = 0
-  step: int = 0             # of the phase, done
-  total: int = 0            # of the run, done
-  prompts: int = 0          # admitted so far
-  taken: int = 0            # groups taken from the phase's source
-  drawn: Any = None         # the curriculum's state
-  wall_s: float = 0.
-  backstops: float = 0.
 
 
 def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> Iterator[dict[str, Any]]:
@@ -62,14 +50,14 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
   workdir = folder_of(c)
   compilation.cache(c.cache)
   world, phases = start(c, workdir)
-  course, resumed = Course(), None
+  course, resumed = courses.Course(), None
   key = jax.random.key(c.seed)
   folder = os.path.join(workdir, 'checkpoints')
 
   # ---- go on where a checkpoint stands -----------------------------------------------------------------------------
   if (newest := checkpoint.latest(folder)) is not None:
     checkpoint.clean(folder)
-    course = Course(**course_of(folder, newest)['course'])
+    course = courses.Course(**courses.kept(folder, newest)['course'])
     resumed = newest
     print(f'{workdir}: continuing at step {course.total}', flush=True)
   metrics.cut(workdir, course.total - 1)
@@ -80,17 +68,19 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
   with bar, metrics.Writer(workdir) as writer, metrics.Episodes(workdir, first=c.episodes.keep, every=c.episodes.every) as episodes:
     for number in range(course.phase, len(phases)):
       phase = phases[number]
-      kept = first_states(phase, world)
+      kept = courses.first_states(phase, world)
       if resumed is not None:
         kept, resumed = checkpoint.restore(folder, kept, step=resumed)[0], None
       states, frozen = kept['states'], kept['frozen']
       if course.drawn is None:
         course.drawn = phase.curriculum.init()
+      assemble.remember(phase.plan.rewards, course.memory)
       now = lambda phase=phase, states=states, frozen=frozen: {**frozen, **{l.model: states[l.name].params for l in phase.learners}}
       fns = steps.make(phase.learners, phase.transforms, world.models, world.mesh, phase.buckets,
                        temperature=phase.config.sampling.temperature, implementation=phase.config.head)
       columns = pack_columns(phase)
       clock: dict[str, float] = {}
+      saving: dict[str, float] = {}      # a checkpoint is written after its step's record: its seconds stand in the next one
 
       def grow(phase=phase, now=now, clock=clock):
         """Samples tasks and grows them with the newest parameters."""
@@ -106,6 +96,8 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
       while course.step < phase.steps:
         step_began = time.perf_counter()
         clock.clear()
+        clock.update(saving)
+        saving.clear()
         drawn = {n: (e.read, e.drawn) for n, e in pool.items()}
 
         # ---- grow ------------------------------------------------------------------------------------------------
@@ -125,7 +117,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
         record.update(padding=float(np.mean([p.padding for p in packed])), dropped=float(sum(p.dropped for p in packed)))
 
         # ---- learn -----------------------------------------------------------------------------------------------
-        seen, advantages, step_key = [], {}, jax.random.fold_in(key, course.total)
+        seen, advantages, step_key = {}, {}, jax.random.fold_in(key, course.total)
         mark = time.perf_counter()
         for part in packed:
           batch = steps.put(part.batch, world.mesh)
@@ -137,16 +129,18 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
             states[learner.name], results, shown = steps.learn(
                 fns, learner, states[learner.name], now(), batch, part, step=course.total, key=step_key,
                 compact=phase.config.compact, stages=stages)
-            prefix = '' if learner.name == 'policy' else f'{learner.name}/'
-            seen += [{prefix + k: v for k, v in r.items()} if prefix else r for r in results]
-            if not prefix:
+            seen.setdefault(learner.name, []).extend(results)
+            if learner.name == 'policy':
               for name, adv in shown.items():
                 advantages.setdefault(name, []).extend(adv)
-        record.update(steps.averaged(jax.device_get(seen)))
+        for name, results in jax.device_get(seen).items():
+          prefix = '' if name == 'policy' else f'{name}/'
+          record.update({prefix + k: v for k, v in steps.averaged(results).items()})
         clock['update'] = time.perf_counter() - mark
 
         # ---- look ------------------------------------------------------------------------------------------------
         course.step, course.total = course.step + 1, course.total + 1
+        course.memory = assemble.memory(phase.plan.rewards)
         last = course.step == phase.steps
         looks = phase.config.eval
         if looks.splits and (last and (looks.phases is None or phase.name in looks.phases) or looks.every and course.step % looks.every == 0):
@@ -173,20 +167,20 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
         # ---- keep ------------------------------------------------------------------------------------------------
         over = last and number + 1 < len(phases)
         if over:                              # the next phase begins with a fresh optimizer, a fresh source
-          course = Course(**{**dataclasses.asdict(course), 'phase': number + 1, 'step': 0, 'taken': 0, 'drawn': None})
+          course = courses.Course(**{**dataclasses.asdict(course), 'phase': number + 1, 'step': 0, 'taken': 0, 'drawn': None, 'memory': []})
         record = writer.write(course.total - 1, record)
         if last or (c.checkpoint.every and course.step % c.checkpoint.every == 0):
           mark = time.perf_counter()
           stages('checkpoint')
           if over:
             world = world._replace(models={n: m._replace(params=now()[n]) for n, m in world.models.items()})
-            keep = first_states(phases[number + 1], world)
+            keep = courses.first_states(phases[number + 1], world)
           else:
             keep = dict(states=states, frozen=frozen)
           best = record.get(c.checkpoint.best) if c.checkpoint.best else None
           checkpoint.save(folder, course.total, keep, keep=c.checkpoint.keep, best=best,
                           meta=dict(course=dataclasses.asdict(course), config=assemble.fingerprint(c)))
-          record['seconds/checkpoint'] = time.perf_counter() - mark
+          saving['checkpoint'] = time.perf_counter() - mark
         bar.update(record)
         yield record
         if over:
@@ -273,7 +267,7 @@ def start(c: ml_collections.ConfigDict, workdir: str) -> tuple[assemble.World, l
   """Checks the config and makes what all phases share; a workdir that belongs to another config is refused."""
   folder = os.path.join(workdir, 'checkpoints')
   if (newest := checkpoint.latest(folder)) is not None:
-    theirs, ours = course_of(folder, newest)['config'], assemble.fingerprint(c)
+    theirs, ours = courses.kept(folder, newest)['config'], assemble.fingerprint(c)
     if differing := [k for k in {**theirs, **ours} if theirs.get(k) != ours.get(k)]:
       raise ConfigError(f"workdir '{workdir}' holds a run of another config: {', '.join(sorted(differing))} differ; "
                         'give another --workdir, or delete it to start anew.')
@@ -291,29 +285,10 @@ def start(c: ml_collections.ConfigDict, workdir: str) -> tuple[assemble.World, l
   models = assemble.models(c, tok, mesh, assemble.heads(c))
   if c.init_from:
     from rlx import session   # it reads configs of other runs, which may name this file
-    models = inherit(models, session.load(c.init_from).world.models, c.init_from)
+    models = courses.inherit(models, session.load(c.init_from).world.models, c.init_from)
   with open(os.path.join(workdir, 'config.json'), 'w', encoding='utf-8') as f:
     json.dump(config.plain(c), f, indent=1)
   return assemble.World(env, tok, models, mesh), phases
-
-
-def inherit(models: Mapping[str, Any], theirs: Mapping[str, Any], where: str) -> dict[str, Any]:
-  """The models with the parameters of another run, where it has them."""
-  out = {}
-  for name, m in models.items():
-    given = theirs[name].params if name in theirs else m.params
-    shapes = [jax.tree.map(lambda x: x.shape, p) for p in (m.params, given)]
-    if shapes[0] != shapes[1]:
-      raise ConfigError(f"init_from '{where}': its model '{name}' has other shapes than this config's; make c.models.{name} equal.")
-    out[name] = m._replace(params=jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), given, m.params))
-  return out
-
-
-def first_states(phase: assemble.Phase, world: assemble.World) -> dict[str, Any]:
-  """What a phase begins with: fresh optimizers and carries, and the models nobody trains."""
-  trained = {l.model: l for l in phase.learners}
-  return dict(states={l.name: state.create(world.models[m].params, l.tx, l.tracks) for m, l in trained.items()},
-              frozen={n: m.params for n, m in world.models.items() if n not in trained})
 
 
 def pack_columns(phase: assemble.Phase) -> dict[str, Any]:
@@ -321,11 +296,6 @@ def pack_columns(phase: assemble.Phase) -> dict[str, Any]:
   made = assemble.columns(phase)
   return dict(channels=made['reward'], roles=made['role'], streams=made['stream'], values=made['value'],
               judged=made['judged'], prompt=made['prompt'], label_names=made['label'])
-
-
-def course_of(folder: str, step: int) -> dict[str, Any]:
-  """What a checkpoint keeps beside arrays."""
-  return checkpoint.restore(folder, {}, step=step, subset=True)[1]
 
 
 def peak_mb() -> float:

@@ -105,7 +105,7 @@ def extend(policy: Policy, params, slots: Slots, rows: Array, ids: Array, count:
   params = split(params, policy.config.dtype)
   slot, pull, push = _order(rows, slots)
   past, length, old = _read(slots, slot, width)
-  ids, count = pull(ids), jnp.where(slot < slots.length.shape[0], pull(count), 0)
+  ids, count = pull(ids), pull(count)
   size = ids.shape[1]
   place = jnp.arange(size, dtype=jnp.int32)[None]
   ends = jnp.maximum(count - 1, 0)[:, None]
@@ -214,10 +214,14 @@ def _read(slots, slot, width):
 
 
 def _write(slots, slot, turn, length, count, logits):
-  """New keys and values go to each slot's own offset, new logits to slots that were fed; nothing else is touched."""
+  """New keys and values go to each slot's own offset, new logits to slots that were fed; nothing else is touched.
+
+  The offsets are made to depend on the logits, the last thing computed: XLA then knows that the cache has been read before
+  it is written, and does not copy it (half of the time of `extend` on a CPU).
+  """
   size, width = slots.length.shape[0], slots.cache[0][0].shape[2]
   place = jnp.arange(turn[0][0].shape[2], dtype=jnp.int32)[None]
-  at = jnp.where(place < count[:, None], length[:, None] + place, width)
+  at = jnp.where((place < count[:, None]) & ~jnp.isnan(logits[:, :1]), length[:, None] + place, width)
   put = lambda x, y: x.at[slot[:, None], :, at].set(jnp.swapaxes(y, 1, 2), mode='drop')
   fed = jnp.where(count > 0, slot, size)
   return Slots(cache=jax.tree.map(put, slots.cache, turn), length=slots.length.at[fed].set(length + count, mode='drop'),
@@ -239,11 +243,10 @@ def _logp(logits, ids):
 
 
 def _uniform(keys, position):
-  """`[G, b, 2]` f32 in [0, 1) on a grid of 2**-24, from fold_in(keys[row], position[row, i])."""
-  def bits(key, p):
-    return jax.random.bits(jax.random.fold_in(jax.random.wrap_key_data(key, impl='threefry2x32'), p), (2,), jnp.uint32)
-  drawn = jax.vmap(jax.vmap(bits, (None, 0)))(keys, position)
-  return jnp.swapaxes((drawn >> 8).astype(jnp.float32) * 2. ** -24, 0, 1)
+  """`[G, b, 2]` f32 in [0, 1) on a grid of 2**-24: the two words of fold_in(keys[row], position[row, i])."""
+  word = lambda key, p: jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key, impl='threefry2x32'), p))
+  words = jax.vmap(jax.vmap(word, (None, 0)))(keys, position)
+  return jnp.swapaxes((words >> 8).astype(jnp.float32) * 2. ** -24, 0, 1)
 
 
 def _draw(logits, draw, sampling, truncated):

@@ -28,7 +28,7 @@ _NAME = re.compile(r'(\d+)(?:\.(\d+))?')   # '00000120', and where it was replac
 _PYTHON = {'bool': bool, 'int': int, 'float': float, 'str': str}
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
   """A checkpoint that is not there, does not fit, or cannot be written; the message says which in one sentence."""
 
 
@@ -90,7 +90,7 @@ def restore(folder: str | os.PathLike, like: Any, step: int | None = None, *,
     like: the tree that is wanted, of arrays or `jax.ShapeDtypeStruct`. Its leaves say what becomes of each array: a
       sharding is followed, numpy stays numpy.
     step: which one; None: the latest.
-    subset: leave on the disk what `like` does not have, say to read `params` out of a whole state.
+    subset: leave on the disk what `like` does not have; with `like={}` only `meta` is read.
 
   Raises:
     CheckpointError: there is no such checkpoint, or `like` differs from it; the message names the first leaf that does.
@@ -100,36 +100,7 @@ def restore(folder: str | os.PathLike, like: Any, step: int | None = None, *,
   wanted, tree = jax.tree_util.tree_flatten_with_path(like)
   wanted = [(_name(p), x) for p, x in wanted]
   _compare(path, stored, wanted, subset)
-  return jax.tree.unflatten(tree, _load(path, stored, wanted)), meta(folder, step), step
-
-
-def params(folder: str | os.PathLike, step: int | None, like: Mapping[str, Any]) -> dict[str, Any]:
-  """model -> parameters, of those models of `like` that the checkpoint has.
-
-  They stand in the state at `frozen/<model>` or `states/<model>/params`. A head (`heads/...`) that the checkpoint does not
-  have stays as it is in `like`: a run with a critic may begin from one without.
-
-  Raises:
-    CheckpointError: as `restore`.
-  """
-  _, path = _find(folder, step)
-  stored = _stored(path)
-  out = {}
-  for model, tree in like.items():
-    flat, structure = jax.tree_util.tree_flatten_with_path(tree)
-    for prefix in (f'frozen/{model}/', f'states/{model}/params/'):
-      if any(name.startswith(prefix) for name in stored):
-        have = lambda p, prefix=prefix: not _name(p).startswith('heads/') or prefix + _name(p) in stored
-        wanted = [(prefix + _name(p), x) for p, x in flat if have(p)]
-        _compare(path, stored, wanted, subset=True)
-        found = iter(_load(path, stored, wanted))
-        out[model] = jax.tree.unflatten(structure, [next(found) if have(p) else x for p, x in flat])
-  return out
-
-
-def meta(folder: str | os.PathLike, step: int | None = None) -> dict:
-  """The `meta` of a checkpoint, by default the latest."""
-  return _read(os.path.join(_find(folder, step)[1], 'meta.json'))
+  return jax.tree.unflatten(tree, _load(path, stored, wanted)), _read(os.path.join(path, 'meta.json')), step
 
 
 def latest(folder: str | os.PathLike) -> int | None:

@@ -1,6 +1,7 @@
 """What a model says about the tokens of a batch: the one place where log-probabilities for training are made."""
 
 from collections.abc import Callable, Mapping
+import inspect
 from typing import Any
 
 import chex
@@ -54,7 +55,7 @@ def forward(policy: Policy, params: Any, batch: Batch | Tokens, *, temperature=1
   before t is said. The first token of a sequence has no such state and gets 0, as do tokens that were not sampled.
 
   Args:
-    policy: the model.
+    policy: the model. Where its `apply` takes `pick` (`[R, K]`, the only tokens whose hidden state is wanted), it gets it.
     params: its parameters; those of head `name` are `params['heads'][name]`.
     batch: a batch or its tokens. `tokens.stream['last']` marks tree rows, otherwise rows are packed sequences.
     temperature: scalar, or `[R, T]` for one of each token's own; may be traced.
@@ -78,13 +79,12 @@ def forward(policy: Policy, params: Any, batch: Batch | Tokens, *, temperature=1
     raise KeyError(f"no value head {sorted(missing)} in params['heads'], which has {sorted(params.get('heads', ()))}")
 
   last = tokens.stream['last'] if 'last' in tokens.stream else last_seen(tokens.segment)
-  hidden, _ = policy.apply(params, tokens.ids, tokens.position, last)
   state = before(tokens)
   asked = tokens.sampled & (state >= 0)
   size = width if actions is None else min(actions, width)
   slot, at = _slots(asked, size)
   here = lambda x: jnp.take_along_axis(x, at, axis=1)
-  hidden = jnp.take_along_axis(hidden, jnp.maximum(here(state), 0)[:, :, None], axis=1)
+  hidden = _hidden(policy, params, tokens, last, jnp.maximum(here(state), 0))
   if getattr(temperature, 'ndim', 0):
     temperature = here(temperature)
   logp, entropy, *values = linear_logp(hidden, policy.head(params), here(tokens.ids), temperature=temperature,
@@ -96,6 +96,14 @@ def forward(policy: Policy, params: Any, batch: Batch | Tokens, *, temperature=1
   return Out(logp=back(logp), entropy=back(entropy),
              value={name: back(_value(params['heads'][name], hidden)) for name in heads},
              extra=jax.tree.map(back, values[0] if values else {}))
+
+
+def _hidden(policy: Policy, params: Any, tokens: Tokens, last: Array, pick: Array) -> Array:
+  """`[R, K, D]` hidden states of the tokens `pick`."""
+  rows = params, tokens.ids, tokens.position, last
+  if 'pick' in inspect.signature(policy.apply).parameters:
+    return policy.apply(*rows, pick=pick)[0]
+  return jnp.take_along_axis(policy.apply(*rows)[0], pick[:, :, None], axis=1)
 
 
 def _slots(asked: Array, size: int) -> tuple[Array, Array]:

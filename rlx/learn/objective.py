@@ -48,22 +48,24 @@ def losses(track: Track, hyper: Mapping) -> list[Loss]:
   return [b.call(floats=f) for (b, _), f in zip(track.loss, hyper['loss'], strict=True)]
 
 
-def wants(tracks: Mapping[str, Track]) -> tuple[tuple, dict]:
-  """(heads, extra): the union of what the losses ask of `forward`."""
+def wants(tracks: Mapping[str, Track], hypers: Mapping | None = None) -> tuple[tuple, dict]:
+  """(heads, extra): the union of what the losses ask of `forward`; `extra` may close over their (traced) hyperparameters."""
   heads, extra = {}, {}
-  for track in tracks.values():
-    for bound, _ in track.loss:
-      loss = bound.call()
+  hypers = floats(tracks, 0) if hypers is None else hypers
+  for name, track in tracks.items():
+    for loss in losses(track, hypers[name]):
       heads.update(dict.fromkeys(loss.heads))
       extra.update(loss.extra)
   return tuple(heads), extra
 
 
 def init(tracks: Mapping[str, Track]) -> dict:
-  """The carry of all tracks: states of stateful estimators and selectors, and of losses."""
-  state = lambda b: b.call().init() if not b.places else ()
+  """The carry of all tracks: states of stateful estimators and selectors, and of losses; arrays, so that nothing is traced twice."""
+  runtime = dict(step=jnp.int32(0), key=jax.random.key(0), models={}, adv=None)
+  array = lambda x: jnp.asarray(x, jnp.asarray(x).dtype)      # a Python number has a weak type, what comes back has not
+  state = lambda b: jax.tree.map(array, b.call(**runtime).init()) if not b.places else ()
   return {name: dict(estimator=[state(b) for b in t.estimator], selector=[state(b) for b in t.selector],
-                     loss=[b.call().init() for b, _ in t.loss]) for name, t in tracks.items()}
+                     loss=[state(b) for b, _ in t.loss]) for name, t in tracks.items()}
 
 
 def apply(bound, hyper, state, *args, **runtime):
@@ -89,11 +91,12 @@ def credit(tracks: Mapping[str, Track], hypers: Mapping, carry: dict, batch: Bat
   streams, credits, carry = dict(batch.tokens.stream), {}, dict(carry)
   for name, track in tracks.items():
     memory = {k: list(v) for k, v in carry[name].items()}
-    runtime = dict(step=step, key=jax.random.fold_in(key, len(credits)), models=models)
+    own = jax.random.fold_in(key, len(credits))
+    runtime = lambda i, own=own: dict(step=step, key=jax.random.fold_in(own, i), models=models)
     adv = None
     for i, bound in enumerate(track.estimator):
       args = (batch,) if i == 0 else (batch, adv)
-      memory['estimator'][i], got = apply(bound, hypers[name]['estimator'][i], memory['estimator'][i], *args, **runtime)
+      memory['estimator'][i], got = apply(bound, hypers[name]['estimator'][i], memory['estimator'][i], *args, **runtime(i))
       if isinstance(got, Advantages):
         for head, target in got.target.items():
           streams[f'target/{head}'] = sg(to_tokens(target, batch.tokens) if target.ndim == 1 else target)
@@ -107,7 +110,7 @@ def credit(tracks: Mapping[str, Track], hypers: Mapping, carry: dict, batch: Bat
     keep = given
     for i, bound in enumerate(track.selector):
       memory['selector'][i], keep = apply(bound, hypers[name]['selector'][i], memory['selector'][i], batch, keep,
-                                          **runtime, adv=sg(adv))
+                                          **runtime(len(track.estimator) + i), adv=sg(adv))
       if keep.shape != shape or keep.dtype != bool:
         raise ValueError(f"selector '{bound.name}' gave {keep.dtype}{keep.shape}; it must give bool{shape}.")
     credits[name] = Credit(adv=sg(adv.astype(jnp.float32)), keep=keep & given)
@@ -125,7 +128,8 @@ def weights(tracks: Mapping[str, Track], hypers: Mapping, batch: Batch, credits:
   """`[R, T]` num / sum(den) of each track over a whole minibatch; all 0 where nothing is kept."""
   out = {}
   for name, track in tracks.items():
-    num, den = track.average.call(batch, credits[name].keep, floats=hypers[name]['average'])
+    bound, hyper, keep = track.average, hypers[name]['average'], credits[name].keep
+    num, den = bound.call(batch, keep, floats=hyper) if bound.places else bound.call(floats=hyper)(batch, keep)
     total = jnp.sum(den)
     out[name] = jnp.where(total > 0, num / jnp.maximum(total, 1e-8), 0.)
   return out
@@ -140,11 +144,11 @@ def prepare(tracks: Mapping[str, Track], hypers: Mapping, carry: dict, out: Out,
             key: Array) -> tuple[dict, dict]:
   """Runs every loss's `prepare` on a whole minibatch: (carry, track -> list of statistics)."""
   stats, carry, out = {}, dict(carry), sg(out)
-  for name, track in tracks.items():
+  for number, (name, track) in enumerate(tracks.items()):
     memory = dict(carry[name], loss=list(carry[name]['loss']))
-    kept, stats[name] = narrow(batch, credits[name].keep), []
+    kept, stats[name], own = narrow(batch, credits[name].keep), [], jax.random.fold_in(key, number)
     for i, loss in enumerate(losses(track, hypers[name])):
-      memory['loss'][i], s = loss.prepare(memory['loss'][i], out, kept, credits[name].adv, jax.random.fold_in(key, i))
+      memory['loss'][i], s = loss.prepare(memory['loss'][i], out, kept, credits[name].adv, jax.random.fold_in(own, i))
       stats[name].append(s)
     carry[name] = memory
   return carry, stats

@@ -47,23 +47,23 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
     Metrics are means over kept tokens: `loss/<track>`, `entropy`, `kl` (k3 of the behaviour from the policy), `ratio_gap`
     mean |r - 1|, `clip_share` (kept tokens with an advantage whose gradient a loss cut to 0), `grad_norm`, `tokens`.
   """
-  heads, extra = objective.wants(tracks)
   looks = objective.prepared(tracks)
 
-  def run(params, batch):
+  def run(params, batch, hypers):
+    heads, extra = objective.wants(tracks, hypers)
     return forward(policy, params, batch, temperature=temperature, heads=heads, extra=extra, actions=actions,
                    implementation=implementation)
 
-  def part(params, nudge, batch, credits, weight, stats, hypers, carry, key, look):
-    """The loss of a microbatch. `nudge` is 0: its gradient is that of each token's log-probability."""
-    out = run(params, batch)
-    out = dataclasses.replace(out, logp=out.logp + nudge)
+  def part(params, batch, credits, weight, stats, hypers, carry, key, look):
+    """The loss of a microbatch; beside it what was seen, each track's part, and the carry."""
+    out = run(params, batch, hypers)
     if look:
       carry, stats = objective.prepare(tracks, hypers, carry, out, batch, credits, key)
     value, parts = objective.total(tracks, hypers, out, batch, credits, weight, stats)
-    return value, (out, parts, carry)
+    acted, clipped = _clipped(tracks, hypers, jax.lax.stop_gradient(out), batch, credits, weight, stats)
+    return value, (dict(_seen(out, batch, credits), acted=acted, clip_share=clipped), parts, carry)
 
-  grad = jax.value_and_grad(part, argnums=(0, 1), has_aux=True)
+  grad = jax.grad(part, has_aux=True)
 
   def step(state, batch, credits, rows, hypers, key):
     batch, credits = take(batch, credits, rows)
@@ -73,23 +73,20 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
     if count % size:
       raise ValueError(f'a minibatch of {count} rows does not divide into microbatches of {size}.')
     carry, stats = state.carry, {name: [()] * len(t.loss) for name, t in tracks.items()}
-    zero = jnp.zeros(batch.tokens.ids.shape, jnp.float32)
     if size == count:
-      (_, (out, parts, carry)), (grads, slope) = grad(state.params, zero, batch, credits, weight, stats, hypers, carry, key, looks)
-      seen = _seen(out, batch, credits, slope)
+      grads, (seen, parts, carry) = grad(state.params, batch, credits, weight, stats, hypers, carry, key, looks)
     else:
       split = lambda x: x.reshape((count // size, size) + x.shape[1:])
-      pieces = jax.tree.map(split, (batch.tokens, credits, weight, zero))
+      pieces = jax.tree.map(split, (batch.tokens, credits, weight))
       if looks:
-        outs = jax.lax.map(lambda tokens: run(state.params, dataclasses.replace(batch, tokens=tokens)), pieces[0])
+        outs = jax.lax.map(lambda tokens: run(state.params, dataclasses.replace(batch, tokens=tokens), hypers), pieces[0])
         join = lambda x: x.reshape((count,) + x.shape[2:])
         carry, stats = objective.prepare(tracks, hypers, carry, jax.tree.map(join, outs), batch, credits, key)
 
       def one(piece):
-        tokens, c, w, nudge = piece
-        few = dataclasses.replace(batch, tokens=tokens)
-        (_, (out, parts, _)), (grads, slope) = grad(state.params, nudge, few, c, w, stats, hypers, carry, key, False)
-        return grads, parts, _seen(out, few, c, slope)
+        tokens, c, w = piece
+        grads, (seen, parts, _) = grad(state.params, dataclasses.replace(batch, tokens=tokens), c, w, stats, hypers, carry, key, False)
+        return grads, parts, seen
 
       shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], pieces))
       start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -111,15 +108,31 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
   return jax.jit(step, donate_argnums=(0,))
 
 
-def _seen(out: Out, batch: Batch, credits: Mapping[str, objective.Credit], slope: Array) -> dict[str, Array]:
+def _seen(out: Out, batch: Batch, credits: Mapping[str, objective.Credit]) -> dict[str, Array]:
   """Sums over the tokens kept by any track."""
   keep = jnp.zeros(batch.tokens.mask.shape, bool)
-  acted = keep
   for c in credits.values():
     keep |= c.keep
-    acted |= c.keep & (c.adv != 0)
   gap = jnp.where(keep, jnp.clip(out.logp - batch.tokens.logp, -20, 20), 0.)
   add = lambda x: jnp.sum(jnp.where(keep, x, 0.))
   return dict(entropy=add(out.entropy), kl=add(jnp.exp(gap) - 1 - gap), ratio_gap=add(jnp.abs(jnp.exp(gap) - 1)),
-              nll=-add(out.logp), clip_share=jnp.sum((acted & (slope == 0)).astype(jnp.float32)),
-              acted=jnp.sum(acted.astype(jnp.float32)), tokens=jnp.sum(keep.astype(jnp.float32)))
+              nll=-add(out.logp), tokens=jnp.sum(keep.astype(jnp.float32)))
+
+
+def _clipped(tracks, hypers, out, batch, credits, weight, stats) -> tuple[Array, Array]:
+  """(kept tokens with an advantage that a loss reads, those of them whose log-probability it moves nothing by), over all tracks.
+
+  Terms that read no advantage (KL, entropy) move a clipped token too: what counts is what is left without them.
+  """
+  acted = clipped = jnp.float32(0)
+  for name, track in tracks.items():
+    def value(logp, adv, name=name, track=track):
+      credit = {name: dataclasses.replace(credits[name], adv=adv)}
+      return objective.total({name: track}, hypers, dataclasses.replace(out, logp=logp), batch, credit, weight, stats)[0]
+    c = credits[name]
+    slope, use = jax.grad(value, argnums=(0, 1))(out.logp, c.adv)
+    rest = jax.grad(value)(out.logp, jnp.zeros_like(c.adv))
+    read = c.keep & (c.adv != 0) & (use != 0)
+    acted += jnp.sum(read, dtype=jnp.float32)
+    clipped += jnp.sum(read & (slope == rest), dtype=jnp.float32)
+  return acted, clipped

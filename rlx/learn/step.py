@@ -70,14 +70,14 @@ def minibatches(alive: np.ndarray, groups: np.ndarray, *, size: int, unit: str, 
 
   Args:
     alive: `[R]` rows with a kept token; the others are left out where `compact`.
-    groups: `[R]` prompt of each row, -1 on empty ones.
+    groups: `[R]` what belongs together of each row (`row_groups`), -1 on empty ones.
     size: rows a minibatch.
-    unit: 'row', or 'group': rows of a prompt stay together (rows are whole prompts where packing put several in one).
+    unit: 'row', or 'group': rows of a prompt stay together.
     compact: leave rows without a kept token out.
     seed: of the order.
 
   Raises:
-    ValueError: with unit='group', a prompt that has more rows than a minibatch.
+    ValueError: with unit='group', more rows that belong together than a minibatch has.
   """
   rows = np.flatnonzero(alive if compact else groups >= 0)
   if not len(rows):
@@ -88,19 +88,31 @@ def minibatches(alive: np.ndarray, groups: np.ndarray, *, size: int, unit: str, 
     parts = np.array_split(rows, -(-len(rows) // size))
   else:
     units = [rows[groups[rows] == g] for g in draw.permutation(np.unique(groups[rows]))]
-    if max(map(len, units)) > size:
-      raise ValueError(f"a prompt has {max(map(len, units))} rows, a minibatch {size}: raise minibatch, or set unit='row'.")
-    parts = [[]]
-    for u in units:
-      if len(parts[-1]) + len(u) > size:
-        parts.append([])
-      parts[-1].extend(u)
+    most = max(map(len, units))
+    if most > size:
+      raise ValueError(f"a prompt, with those it shares rows with, has {most} rows, a minibatch {size}: raise minibatch, or set unit='row'.")
+    units.sort(key=len, reverse=True)
+    count = -(-len(rows) // size)
+    while (parts := _spread(units, count, size)) is None:
+      count += 1
+    parts = [parts[i] for i in draw.permutation(count)]
   out = []
   for part in parts:
     rows = np.full(size, -1, np.int32)
     rows[:len(part)] = part
     out.append(rows)
   return out
+
+
+def _spread(units, count, size):
+  """Each unit to the part that has the fewest rows; None if one would get more than `size`."""
+  parts = [[] for _ in range(count)]
+  for unit in units:
+    part = min(parts, key=len)
+    if len(part) + len(unit) > size:
+      return None
+    part.extend(unit)
+  return parts
 
 
 def learn(fns: Functions, learner: Any, train_state: state.TrainState, params: Mapping[str, Any], batch: Batch, packed: Any, *,
@@ -129,11 +141,17 @@ def learn(fns: Functions, learner: Any, train_state: state.TrainState, params: M
 
 
 def row_groups(packed: Any) -> np.ndarray:
-  """`[R]` the prompt of the first step of each row, -1 on empty rows."""
-  node = packed.batch.tokens.node
-  has = (node >= 0).any(1)
-  first = node[np.arange(len(node)), (node >= 0).argmax(1)]
-  return np.where(has, packed.batch.nodes.group[np.maximum(first, 0)], -1)
+  """`[R]` one of the prompts of each row, the same for rows that hold the same prompt or are linked by others that do; -1 on empty rows."""
+  node, prompt = packed.batch.tokens.node, packed.batch.nodes.group
+  rows, at = np.nonzero(node >= 0)
+  held = np.unique(np.stack([rows, prompt[node[rows, at]]]), axis=1)
+  one_of = np.arange(len(prompt))
+  for r in np.unique(held[0]):
+    linked = one_of[held[1, held[0] == r]]
+    one_of[np.isin(one_of, linked)] = linked.min()
+  out = np.full(len(node), -1)
+  out[held[0]] = one_of[held[1]]
+  return out
 
 
 def compiles(fns: Functions) -> int:
@@ -143,15 +161,13 @@ def compiles(fns: Functions) -> int:
 
 
 def averaged(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  """Means over updates, weighted by their kept tokens; counts are added."""
+  """Means over updates, weighted by their kept tokens; counts are added. The names of a second learner have a prefix: 'critic/tokens'."""
   if not results:
     return {}
+  kept = lambda r: min((k for k in r if k == 'tokens' or k.endswith('/tokens')), key=len)
   out = {}
-  weight = np.asarray([float(r['tokens']) for r in results])
-  for k in dict.fromkeys(k for r in results for k in r):
-    pairs = [(float(r[k]), w) for r, w in zip(results, weight, strict=True) if k in r]
-    values, w = np.asarray([p[0] for p in pairs]), np.asarray([p[1] for p in pairs])
-    out[k] = float(values.sum()) if k in ('skipped',) else float((values * w).sum() / max(w.sum(), 1e-9))
-  out.pop('tokens', None)
+  for k in dict.fromkeys(k for r in results for k in r if k != kept(r)):
+    values, w = np.asarray([(float(r[k]), float(r[kept(r)])) for r in results if k in r]).T
+    out[k] = float(values.sum()) if k.endswith('skipped') else float((values * w).sum() / max(w.sum(), 1e-9))
   out['updates'] = float(len(results))
   return out

@@ -202,7 +202,8 @@ def _apply(c, rates, params, ids, position, last, cache, pick):
   if c.embed_scale:
     x = x * math.sqrt(c.dim)
   angle = position.astype(jnp.float32)[..., None] * rates.reshape(1, 1, -1)
-  rotation = jax.lax.optimization_barrier((jnp.cos(angle), jnp.sin(angle)))   # else every layer computes them again
+  one = jnp.eye(len(rates), dtype=jnp.float32)   # XLA fuses nothing into a product; else every layer computes the angles again
+  rotation = tuple(jnp.dot(f(angle), one, precision='highest') for f in (jnp.cos, jnp.sin))
   if cache is not None:
     x, cache = _cached_layers(c, params, x, rotation, last, cache, pick)
     return _norm(c, x, params['norm']), cache

@@ -120,6 +120,17 @@ def test_gathered_actions_have_the_gradient_of_all_tokens():
   assert np.abs(want['heads']['v']['kernel']).max() > 0
 
 
+def test_a_policy_that_can_pick_is_asked_for_nothing_else():
+  asked = []
+  def apply(params, ids, position, last, cache=None, pick=None):
+    asked.append(pick.shape)
+    hidden, cache = POLICY.apply(params, ids, position, last, cache)
+    return jnp.take_along_axis(hidden, pick[:, :, None], axis=1), cache
+  out = jax.jit(lambda p, t: forward(POLICY._replace(apply=apply), p, t, actions=7))(PARAMS, tokens_of(ROWS, 16))
+  np.testing.assert_allclose(out.logp, expected(1.)[0], rtol=2e-5, atol=2e-6)
+  assert asked == [(3, 7)]
+
+
 def test_the_head_runs_on_gathered_actions_only():
   text = run.lower(PARAMS, tokens_of(ROWS, 16), jnp.float32(1), actions=7).as_text()
   assert f'tensor<{3 * 7}x{VOCAB}xf32>' in text and f'tensor<{3 * 16}x{VOCAB}xf32>' not in text
