@@ -69,6 +69,6 @@ def get_config() -> ml_collections.ConfigDict:
   c.log_every = 1                      # steps
 
   # ---- what `:smoke` changes
-  c.smoke = {}                         # dotted key -> value
+  c.smoke = ()                         # (dotted key, value) pairs
   c.lock()                             # a key that is not here is a mistake
   return c

@@ -34,4 +34,5 @@ def get_config():
                 prompts=256, phases=('warm', 'rl'))
   c.summary = (('warm_start', 'eval/questions/1/accuracy@warm'), ('held_out_questions', 'eval/questions/1/accuracy'),
                ('held_out_databases', 'eval/databases/1/accuracy'), ('explored', 'eval/questions/1/explored'))
+  c.smoke = (('tracks.main.selector', ()),)   # two steps in, every prompt's episodes are equally wrong
   return c

@@ -18,7 +18,7 @@ def get_config():
   c.sampler.update(slots=64, width=640, turn=96, chunk=64, buckets=(16,), stop=tuple(f'</{act}>' for act in ACTS))
   c.on_policy_prompts = 8
   c.explorer = dict(name='flat', width=8)
-  c.buckets = (dict(rows=8, width=640, nodes=256, prompts=16, actions=320), dict(rows=48, width=640, nodes=640, prompts=16, actions=320))
+  c.buckets = (dict(rows=8, width=640, nodes=256, prompts=16, actions=320), dict(rows=64, width=640, nodes=640, prompts=16))
   c.minibatch = 8
   group = lambda channel: (dict(name='grpo', channel=channel, ddof=0, clip=10.),)
   c.tracks = dict(
@@ -35,5 +35,5 @@ def get_config():
                 phases=('warm', 'rl'))
   c.summary = (('warm_start', 'eval/questions/1/accuracy@warm'), ('held_out_questions', 'eval/questions/1/accuracy'),
                ('held_out_databases', 'eval/databases/1/accuracy'))
-  c.smoke = {'sampler.slots': 16, 'sampler.buckets': (), 'on_policy_prompts': 2}
+  c.smoke = (('sampler.slots', 16), ('sampler.buckets', ()), ('on_policy_prompts', 2))
   return c

@@ -18,6 +18,7 @@ from rlx.grow import tokenizer as tokenizers
 from rlx.learn import mesh as meshes
 from rlx.learn import objective
 from rlx.learn.pack import Bucket
+from rlx.models.heads import value_head
 from rlx.types import Model
 
 TEXTS = 2000   # expert episodes a tokenizer is made from
@@ -162,10 +163,8 @@ def with_heads(params: Any, policy: Any, heads: tuple, key: jax.Array) -> Any:
   """Parameters with a value head for each name."""
   if not heads:
     return params
-  from rlx.models import heads as library
-  module = library.value_head()
-  made = {h: module.init(jax.random.fold_in(key, zlib.crc32(h.encode()) & 0x7fffffff),
-                         jax.numpy.zeros((1, policy.config.dim), jax.numpy.float32)) for h in heads}
+  hidden = jax.numpy.zeros((1, policy.config.dim), jax.numpy.float32)
+  made = {h: value_head().init(jax.random.fold_in(key, zlib.crc32(h.encode()) & 0x7fffffff), hidden) for h in heads}
   return {**params, 'heads': made}
 
 

@@ -6,6 +6,7 @@ dotted name is imported as it stands. Keywords are bound at once, so an unknown 
 
 import ast
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -49,7 +51,8 @@ class Bound(NamedTuple):
 
   def floats(self, step: int = 0) -> dict[str, np.float32]:
     """The traced keywords at a step; pass them into the jitted function and back to `call`."""
-    return {k: np.float32(v(step) if callable(v) else v) for k, v in self.traced.items()}
+    with jax.ensure_compile_time_eval():   # `check` asks while it traces
+      return {k: np.float32(v(step) if callable(v) else v) for k, v in self.traced.items()}
 
   def call(self, *args, floats: Mapping[str, Any] | None = None, **runtime):
     """Calls the function with its keywords; of `runtime` only what it takes."""
@@ -138,37 +141,51 @@ def resolve(kind: str, name: str) -> Callable:
   """The function called `name`: `rlx.<kind>.<name>.<name>`, or a dotted name as it stands."""
   if kind not in KINDS:
     raise ConfigError(f"there is no kind '{kind}'; there are {_listed(KINDS)}.")
+  if not isinstance(name, str):
+    raise ConfigError(f"a {kind} is a name, a dotted name, a callable or a dict with a 'name', not {name!r}.")
   where = KINDS[kind]
-  if '.' in name:
-    module, _, attribute = name.rpartition('.')
-    try:
-      return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as e:
-      raise ConfigError(f"{kind} '{name}' cannot be imported: {e}.") from e
-  home = importlib.import_module(where)
-  if not hasattr(home, '__path__'):
-    fn = getattr(home, name, None)
-    if callable(fn) and not name.startswith('_') and getattr(fn, '__module__', None) == where:
-      return fn
-  elif name in names(kind):
-    return getattr(importlib.import_module(f'{where}.{name}'), name)
-  near = difflib.get_close_matches(name, names(kind), 1)
-  hint = f" Did you mean '{near[0]}'?" if near else ''
-  raise ConfigError(f"there is no {kind} '{name}'; there are {_listed(names(kind))}.{hint}")
+  if '.' not in name and name not in names(kind):
+    near = difflib.get_close_matches(name, names(kind), 1)
+    hint = f" Did you mean '{near[0]}'?" if near else ''
+    raise ConfigError(f"there is no {kind} '{name}'; there are {_listed(names(kind))}.{hint}")
+  path = name if '.' in name else f'{where}.{name}' if _files(where) is None else f'{where}.{name}.{name}'
+  module, _, attribute = path.rpartition('.')
+  try:
+    fn = getattr(importlib.import_module(module), attribute)
+  except (ImportError, AttributeError) as e:
+    raise ConfigError(f"{kind} '{name}' cannot be imported: {e}.") from e
+  if not callable(fn):
+    raise ConfigError(f"{kind} '{name}' is {fn!r}, not a function.")
+  return fn
 
 
 def names(kind: str) -> list[str]:
-  """The methods of a kind: files of its folder that hold a function of their own name, or public functions of its module."""
+  """The methods of a kind: files of its folder that hold a function of their own name, or public functions of its module.
+
+  Files of a folder are read, not imported: one that needs an extra does not stand in the way of the others.
+  """
   where = KINDS[kind]
-  spec = importlib.util.find_spec(where)
-  if spec is None:
-    return []
+  if (files := _files(where)) is not None:
+    return list(files)
   home = importlib.import_module(where)
-  if not hasattr(home, '__path__'):
-    return sorted(k for k, f in vars(home).items() if k in getattr(home, '__all__', vars(home))
-                  and callable(f) and not k.startswith('_') and getattr(f, '__module__', None) == where and not isinstance(f, type))
-  found = (m.name for m in pkgutil.iter_modules(home.__path__) if not m.name.startswith('_'))
-  return sorted(n for n in found if hasattr(importlib.import_module(f'{where}.{n}'), n))
+  public = getattr(home, '__all__', [k for k in vars(home) if not k.startswith('_')])
+  mine = lambda f: callable(f) and not isinstance(f, type) and getattr(f, '__module__', None) == where
+  return sorted(k for k in public if mine(getattr(home, k)))
+
+
+@functools.cache
+def _files(where):
+  """Files of a folder that hold a function of their own name; None where it is a module."""
+  spec = importlib.util.find_spec(where)
+  if spec is None or spec.submodule_search_locations is None:
+    return None if spec else ()
+  found = []
+  for m in pkgutil.iter_modules(spec.submodule_search_locations):
+    if not m.name.startswith('_'):
+      with open(importlib.util.find_spec(f'{where}.{m.name}').origin, encoding='utf-8') as f:
+        if re.search(rf'^(def {m.name}\(|{m.name} = )', f.read(), re.MULTILINE):
+          found.append(m.name)
+  return tuple(sorted(found))
 
 
 # ---- files and overrides -----------------------------------------------------------------------------------------------
@@ -214,7 +231,7 @@ def smoke(c: ml_collections.ConfigDict) -> None:
   c.phases = tuple({**p, 'steps': 2, **({'eval.every': 0})} for p in c.phases)
   c.eval.prompts = min(c.eval.prompts, 8)
   c.name += '-smoke'
-  override(c, c.smoke)
+  override(c, dict(c.smoke))
 
 
 def override(c: ml_collections.ConfigDict, values: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -259,7 +276,7 @@ def _set(c, key, value):
 def arguments(argv: Sequence[str]) -> tuple[dict[str, str | bool], dict[str, Any]]:
   """Splits a command line into `--flag value` and `--config.key=value` overrides.
 
-  Values are Python literals where they look like one, text otherwise.
+  Values are Python literals where they look like one (true, false and none too), text otherwise.
   """
   flags, values, at = {}, {}, list(argv)
   while at:
@@ -279,6 +296,8 @@ def arguments(argv: Sequence[str]) -> tuple[dict[str, str | bool], dict[str, Any
 
 
 def _literal(text):
+  if text in ('true', 'false', 'none'):
+    text = text.capitalize()
   try:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError):

@@ -40,7 +40,7 @@ def evaluate(pool: Mapping[str, engines.Engine], plan: rollout.Plan, *, split: s
   plan = dataclasses.replace(plan, explorer=flat(width=samples), probes=(), scorers={},
                              sampling={**plan.sampling, 'temperature': temperature})
   groups = list(rollout.rollout(pool, picks, plan=plan, key=key))
-  seen = summary.summarise(groups)
+  seen = summary.summarise(groups, score=getattr(plan.env, 'score', None))
   # an episode that failed or never began is an answer too: a wrong one
   right, count = correct(groups), n * samples
   low, high = stats.wilson(right, count)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from rlx.types import Array
 
 
+@jax.jit
 def dense_ids(*columns: Array) -> Array:
   """Equal rows of the columns get equal ids: the index of the first such row (an exact hash join, no sort).
 

@@ -105,8 +105,11 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
         groups = sorted(itertools.islice(source, phase.prompts), key=lambda g: g.index)
         course.taken += len(groups)
         course.drawn = phase.curriculum.update(course.drawn, groups)
-        record = dict(phase=phase.name, **summary.summarise(groups))
-        course.backstops += record['backstops']
+        seen = summary.summarise(groups, score=getattr(world.env, 'score', None))
+        course.backstops += seen['backstops']
+        if phase.source.name != 'rollout':   # of the demonstrations: not to be taken for the policy's
+          seen = {f'shown/{k}': v for k, v in seen.items()}
+        record = dict(phase=phase.name, **seen)
 
         # ---- pack ------------------------------------------------------------------------------------------------
         stages('pack')
@@ -117,7 +120,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
         record.update(padding=float(np.mean([p.padding for p in packed])), dropped=float(sum(p.dropped for p in packed)))
 
         # ---- learn -----------------------------------------------------------------------------------------------
-        seen, advantages, step_key = {}, {}, jax.random.fold_in(key, course.total)
+        learnt, advantages, step_key = {}, {}, jax.random.fold_in(key, course.total)
         mark = time.perf_counter()
         for part in packed:
           batch = steps.put(part.batch, world.mesh)
@@ -129,11 +132,11 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
             states[learner.name], results, shown = steps.learn(
                 fns, learner, states[learner.name], now(), batch, part, step=course.total, key=step_key,
                 compact=phase.config.compact, stages=stages)
-            seen.setdefault(learner.name, []).extend(results)
+            learnt.setdefault(learner.name, []).extend(results)
             if learner.name == 'policy':
               for name, adv in shown.items():
                 advantages.setdefault(name, []).extend(adv)
-        for name, results in jax.device_get(seen).items():
+        for name, results in jax.device_get(learnt).items():
           prefix = '' if name == 'policy' else f'{name}/'
           record.update({prefix + k: v for k, v in steps.averaged(results).items()})
         clock['update'] = time.perf_counter() - mark
@@ -234,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for _ in iterate(c):
       pass
     finish(c)
-  except ConfigError as e:
+  except (ConfigError, checkpoint.CheckpointError) as e:
     print(f'error: {e}', file=sys.stderr)
     return 2
   return 0
@@ -251,7 +254,7 @@ def finish(c: ml_collections.ConfigDict) -> None:
   print(f'{workdir}: metrics.jsonl, TensorBoard events, curves.png, success.png, episodes.jsonl, report.html, checkpoints/')
   print(f'compiling took {spent["spent"]:.1f} s; the cache of compiled programs saved {spent["saved"]:.1f} s')
   values = summarised(c, records)
-  if backstops := sum(r.get('backstops', 0.) for r in records):
+  if backstops := sum(v for r in records for k, v in r.items() if k.rsplit('/', 1)[-1] == 'backstops'):
     print(f'{backstops:.0f} episodes were ended by a wall-clock backstop: this run may not repeat exactly')
   print(progress.summary_line(c.name, values), flush=True)
 

@@ -49,12 +49,14 @@ def _doubling(grow, x, parent, decay):
   return jax.lax.while_loop(lambda s: jnp.any(s[2] >= 0), body, (x, decay, parent))[0]
 
 
+@jax.jit
 def fold_down(x: Array, parent: Array, decay=1) -> Array:
   """`[N]` y = x + decay * above(y): sums along the path so far. `decay`: scalar or `[N]`."""
   chex.assert_equal_shape((x, parent))
   return _doubling(lambda y, c, up: y + c * above(y, up, 0), x, parent, decay)
 
 
+@jax.jit
 def fold_up(x: Array, parent: Array, decay=1) -> Array:
   """`[N]` y = x + below(decay * y): sums over everything that follows. `decay`: scalar or `[N]`."""
   chex.assert_equal_shape((x, parent))

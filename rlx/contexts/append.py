@@ -9,7 +9,7 @@ def append(history: Sequence[Turn], task: Task) -> list[str | Said]:
   """Every observation and every action so far: nothing is ever read twice.
 
   Args:
-    history: the turns of one path; the last one has no action yet.
+    history: the turns of one path; the last one has no action yet, nor has the first where on_full='window' dropped turns.
     task: not used.
 
   Returns:

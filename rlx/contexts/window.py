@@ -12,7 +12,7 @@ def window(history: Sequence[Turn], task: Task, *, k: int = 2, header: str = '{p
   the context no longer continues the previous one, and a new row starts.
 
   Args:
-    history: the turns of one path; the last one has no action yet.
+    history: the turns of one path; the last one has no action yet, nor has the first where on_full='window' dropped turns.
     task: not used.
     k: actions remembered.
     header: the first part; `{prompt}` stands for the first observation.
@@ -20,7 +20,7 @@ def window(history: Sequence[Turn], task: Task, *, k: int = 2, header: str = '{p
   Source: the memory prompts of GiGPO (arXiv:2505.10978, appendix) keep the last 2 to 4 observation-action pairs.
   """
   del task
-  parts = [header.format(prompt=history[0].obs)]
+  parts = [header.replace('{prompt}', history[0].obs)]
   first = max(len(history) - 1 - k, 0)
   for step in range(first, len(history)):
     if step > 0:

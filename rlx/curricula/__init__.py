@@ -1,0 +1,1 @@
+"""Curricula `(init, sample, update)`: which tasks come next. One file each; `c.curriculum`."""

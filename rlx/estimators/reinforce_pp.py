@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from rlx import groups, masked, tree
-from rlx.estimators.gae import ahead, last_token, whitened
+from rlx.along import ahead, last_token, whitened
 from rlx.types import Array, Batch
 
 

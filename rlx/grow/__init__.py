@@ -1,0 +1,1 @@
+"""Host: text and rollouts to a forest. Ragged, append-only; knows nothing of `learn`."""

@@ -9,21 +9,25 @@ from rlx.types import Action, Env, Group, Node, Task, Turn
 
 
 def transcript(env: Env, task: Task, seed: int) -> tuple[list[tuple[str, str]], list]:
-  """One scripted episode: [(observation, action)] and the environment's answers."""
+  """One scripted episode: [(observation, action)] and the environment's answers, each with the labels of its step.
+
+  Raises:
+    ValueError: the expert fell silent before the episode ended.
+  """
   state, obs = env.reset(task, seed)
-  speaker, said, answers, text = env.expert(task, seed), [], [], obs.text
-  action = next(speaker)
+  speaker, said, answers = env.expert(task, seed), [], []
+  text, label, heard = obs.text, obs.label, None
   while True:
-    said.append((text, action))
-    state, step = env.step(state, Action(action))
-    answers.append((obs.label if len(said) == 1 else answers[-1][1].next, step))
-    if step.end:
-      return said, answers
-    text = step.obs
     try:
-      action = speaker.send(text)
+      action = next(speaker) if heard is None else speaker.send(heard)
     except StopIteration as e:
       raise ValueError(f"the expert of task '{task.id}' stopped before its episode ended.") from e
+    said.append((text, action))
+    state, step = env.step(state, Action(action))
+    answers.append((label, step))
+    if step.end:
+      return said, answers
+    text, label, heard = step.obs, step.next, step.obs
 
 
 def demonstrate(env: Env, task: Task, tok: Tokenizer, context: Callable, seed: int) -> Group:

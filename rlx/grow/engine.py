@@ -1,7 +1,8 @@
 """A model's slots: which ids each slot has read, and one call that lets many paths speak.
 
 A context is looked up by its ids: the slot that has read the longest common prefix is continued or copied, and only the rest is
-read. So an episode never reads its own past again, branches of a tree share it, and correctness does not depend on what is warm.
+read. Paths of one call that begin alike read that part once. So an episode never reads its own past again, branches of a tree
+and the answers to one prompt share it, and correctness does not depend on what is warm.
 """
 
 import dataclasses
@@ -35,6 +36,7 @@ class Request(NamedTuple):
   key: np.ndarray                   # [2] u32
   sampling: dict
   room: int
+  begun: int = 0                    # ids at the end of the context that belong to the action: a stop string may begin there
 
 
 class Speech(NamedTuple):
@@ -72,6 +74,7 @@ class Engine:
   slots: Any
   known: np.ndarray                 # [B, S] ids each slot has read
   length: np.ndarray                # [B]    how many of them
+  ready: np.ndarray                 # [B]    behind how many of them its next logits stand
   busy: np.ndarray                  # [B]    bool
   used: np.ndarray                  # [B]    when last
   clock: int = 0
@@ -84,14 +87,17 @@ def create(model: Model, limits: Limits, stop: Stop) -> Engine:
   B, S = limits.slots, limits.width
   made = sampler(model.policy, limits, stop)
   return Engine(model, limits, stop, made, made.empty(B, S), np.zeros((B, S), np.int32), np.zeros(B, np.int32),
-                np.zeros(B, bool), np.zeros(B, np.int64))
+                np.full(B, -1, np.int32), np.zeros(B, bool), np.zeros(B, np.int64))
 
 
 def refresh(engine: Engine, params) -> None:
-  """New parameters: what was read with the old ones is forgotten."""
+  """New parameters: what was read with the old ones is forgotten, and which slot was used when."""
   engine.model = engine.model._replace(params=params)
   engine.length[:] = 0
+  engine.ready[:] = -1
   engine.busy[:] = False
+  engine.used[:] = 0
+  engine.clock = 0
 
 
 def free(engine: Engine, slot: int) -> None:
@@ -100,29 +106,48 @@ def free(engine: Engine, slot: int) -> None:
     engine.busy[slot] = False
 
 
+def vacant(engine: Engine) -> int:
+  """Slots that no path holds: how many new paths may speak in one call."""
+  return int((~engine.busy).sum())
+
+
 def speak(engine: Engine, requests: Sequence[Request]) -> list[Speech]:
   """One turn of every request: contexts are read as far as they are new, then actions are drawn together.
 
   Raises:
-    ValueError: a context that does not fit the slots, or more requests than slots.
+    ValueError: a context that is empty or does not fit the slots, or more new paths than vacant slots.
   """
-  slots = _place(engine, requests)
-  _read(engine, slots, [r.context for r in requests])
-  return _draw(engine, slots, requests)
+  return _draw(engine, _listen(engine, requests), requests)
 
 
 def score(engine: Engine, contexts: Sequence[Sequence[int]], suffixes: Sequence[Sequence[int]]) -> list[np.ndarray]:
-  """Log-probabilities of forced ids: `[len(suffix)]` each, at temperature 1, on the warm cache."""
+  """Log-probabilities of forced ids: `[len(suffix)]` each, at temperature 1, on the warm cache.
+
+  Raises:
+    ValueError: as `speak` does.
+  """
   out = []
-  for i in range(0, len(contexts), engine.limits.slots):
-    part, tails = contexts[i:i + engine.limits.slots], suffixes[i:i + engine.limits.slots]
-    slots = _place(engine, [Request(c, -1, np.zeros(2, np.uint32), {}, 0) for c in part])
-    _read(engine, slots, part)
-    whole = [[*c, *t] for c, t in zip(part, tails, strict=True)]
-    out += _read(engine, slots, whole, score=True)
+  while len(out) < len(contexts):
+    now = slice(len(out), len(out) + max(vacant(engine), 1))
+    part, tails = contexts[now], suffixes[now]
+    slots = _listen(engine, [Request(c, -1, np.zeros(2, np.uint32), {}, len(t)) for c, t in zip(part, tails, strict=True)])
+    out += _read(engine, slots, [[*c, *t] for c, t in zip(part, tails, strict=True)], score=True)
     for s in slots:
       free(engine, s)
   return out
+
+
+def keys(key: jax.Array, codes: Sequence[Sequence[int]], size: int) -> np.ndarray:
+  """`[n, 2]` u32 fold_in(fold_in(fold_in(key, a), b), c) of codes (a, b, c); `size` >= n is what is compiled."""
+  padded = np.zeros((size, 3), np.uint32)
+  padded[:len(codes)] = codes
+  return np.asarray(_fold(key, padded))[:len(codes)]
+
+
+@jax.jit
+def _fold(key, codes):
+  fold = lambda c: jax.random.key_data(jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, c[0]), c[1]), c[2]))
+  return jax.vmap(fold)(codes)
 
 
 def compiles(engine: Engine) -> int:
@@ -132,64 +157,103 @@ def compiles(engine: Engine) -> int:
 
 # ---- where a path lives ----------------------------------------------------------------------------------------------
 
-def _place(engine, requests):
-  """A slot for every request, with the longest common prefix already read; at least one id is left to read."""
-  limits = engine.limits
-  if len(requests) > limits.slots:
-    raise ValueError(f'{len(requests)} paths want to speak at once in {limits.slots} slots.')
+def _listen(engine, requests):
+  """A slot for every request, in which exactly its context has been read."""
+  if not requests:
+    return []
+  limits, n = engine.limits, len(requests)
+  size = np.asarray([len(r.context) for r in requests])
+  for r, length in zip(requests, size, strict=True):
+    if not length:
+      raise ValueError('an empty context: there must be at least one id before an action.')
+    if length + max(r.room, 1) > limits.width:
+      raise ValueError(f'a context of {length} ids and a turn of {r.room} do not fit the {limits.width} ids of a slot.')
+  want = np.full((n, limits.width), -1, np.int32)
+  for row, r, length in zip(want, requests, size, strict=True):
+    row[:length] = r.context
+  slots = np.asarray([r.slot for r in requests])
   engine.clock += 1
-  placed, copies = [r.slot for r in requests], {}
-  for r in requests:
-    if len(r.context) + max(r.room, 1) > limits.width:
-      raise ValueError(f'a context of {len(r.context)} ids and a turn of {r.room} do not fit the {limits.width} ids of a slot.')
-  for slot in placed:
-    if slot >= 0:
-      engine.busy[slot] = True
-  for i, r in enumerate(requests):
-    want = np.asarray(r.context, np.int32)
-    if placed[i] < 0:
-      common = _common(engine.known, engine.length, want)
-      best = int(np.argmax(common))
-      open_slots = np.flatnonzero(~engine.busy)
-      if not engine.busy[best] and common[best]:
-        slot = best
-      else:
-        slot = int(open_slots[np.argmin(engine.used[open_slots])])
-        if common[best] >= limits.copy_from:
-          copies[slot] = best
-      engine.busy[slot] = True
-      placed[i] = slot
+  engine.busy[slots[slots >= 0]] = True
+  copies, follows = _place(engine, want, size, slots)
   if copies:
-    source = np.arange(limits.slots, dtype=np.int32)
-    for slot, best in copies.items():
-      source[slot] = best
-    engine.slots = engine.sampler.fork(engine.slots, jnp.asarray(source), jnp.asarray(engine.length[source]))
-    engine.known, engine.length = engine.known[source], engine.length[source]
-  for i, r in enumerate(requests):
-    want, slot = np.asarray(r.context, np.int32), placed[i]
-    common = int(_common(engine.known[slot:slot + 1], engine.length[slot:slot + 1], want)[0])
-    engine.length[slot] = min(common, len(want) - 1)
-    engine.used[slot] = engine.clock
-  return placed
+    _copy(engine, copies)
+  engine.used[slots] = engine.clock
+  waves = [[i for i in range(n) if i not in follows], sorted(follows)]
+  for wave in waves:
+    if wave and wave is waves[1]:
+      _copy(engine, {slots[i]: slots[leader] for i, leader in follows.items()})
+    at = slots[wave]
+    common = np.minimum(_common(engine.known[at], want[wave]), engine.length[at])
+    again = (common == size[wave]) & (engine.ready[at] != common)      # all is read, but the logits are gone
+    engine.length[at] = common - again
+    _read(engine, at.tolist(), [requests[i].context for i in wave])
+  return slots.tolist()
 
 
-def _common(known, length, want):
-  """`[B]` ids that each slot has in common with a context, from the start."""
-  n = min(len(want), known.shape[1])
-  differs = known[:, :n] != want[None, :n]
-  first = np.where(differs.any(1), differs.argmax(1), n)
-  return np.minimum(first, length)
+def _place(engine, want, size, slots):
+  """Fills in `slots` where there is none yet.
+
+  A slot all of whose ids are wanted is continued. Otherwise the one used longest ago is taken, and what the context shares with
+  another slot, or with another context of this call, is copied if it is long enough.
+
+  Returns:
+    ({slot: slot to copy from}, {request: request to copy from, once that has read}).
+  """
+  limits, new = engine.limits, np.flatnonzero(slots < 0)
+  if len(new) > vacant(engine):
+    raise ValueError(f'{len(new)} new paths want to speak at once, {vacant(engine)} of {limits.slots} slots are vacant.')
+  copies, follows, leaders, warm = {}, {}, [], {}
+  for i in new:
+    name = want[i].tobytes()
+    if name not in warm:
+      warm[name] = np.minimum(_common(engine.known, want[i]), engine.length)
+    common = warm[name]
+    best, whole = int(np.argmax(common)), np.where(~engine.busy & (common == engine.length), common, 0)
+    leader, shared = -1, 0
+    if leaders:
+      with_leaders = np.minimum(_common(want[leaders], want[i]), size[leaders])
+      leader, shared = leaders[int(np.argmax(with_leaders))], int(with_leaders.max())
+    if 0 < common[best] == whole.max():
+      slot, have = int(np.argmax(whole)), common[best]
+    else:
+      slot = int(np.argmin(np.where(engine.busy, np.iinfo(np.int64).max, engine.used)))
+      have = common[slot]
+      if common[best] >= limits.copy_from and common[best] > have:
+        copies[slot], have = best, common[best]
+    if shared - have >= limits.copy_from:
+      copies.pop(slot, None)
+      follows[int(i)] = leader
+    else:
+      leaders.append(int(i))
+    slots[i] = slot
+    engine.busy[slot] = True
+  return copies, follows
+
+
+def _common(known, want):
+  """`[B]` ids that each row of known has in common with want, from the start."""
+  differs = known != (want[None] if want.ndim == 1 else want)
+  return np.where(differs.any(1), differs.argmax(1), known.shape[1])
+
+
+def _copy(engine, sources):
+  """Slots become copies of other slots, as those are before any of it."""
+  source = np.arange(engine.limits.slots, dtype=np.int32)
+  source[list(sources)] = list(sources.values())
+  engine.slots = engine.sampler.fork(engine.slots, source, engine.length[source])
+  engine.known, engine.length, engine.ready = engine.known[source], engine.length[source], engine.ready[source]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 def _read(engine, slots, contexts, score=False):
   """Reads what is new of each context, a chunk at a time; with `score` returns its log-probabilities."""
-  chunk, rest, scores = engine.limits.chunk, {}, {s: [] for s in slots}
+  chunk, rest, scores = engine.limits.chunk, {}, {s: [np.zeros(0, np.float32)] for s in slots}
   for slot, context in zip(slots, contexts, strict=True):
     n = int(engine.length[slot])
-    rest[slot] = context[n:]
-    engine.known[slot, n:len(context)] = context[n:]
+    if n < len(context):
+      rest[slot] = context[n:]
+      engine.known[slot, n:len(context)] = rest[slot]
   while rest:
     rows = list(rest)
     b = _bucket(engine.limits, len(rows))
@@ -198,20 +262,24 @@ def _read(engine, slots, contexts, score=False):
     for i, slot in enumerate(rows):
       part = rest[slot][:chunk]
       index[i], ids[i, :len(part)], count[i] = slot, part, len(part)
-    engine.slots = dataclasses.replace(engine.slots, length=jnp.asarray(engine.length))
-    engine.slots, logp = engine.sampler.extend(engine.model.params, engine.slots, index, ids, count, score=score)
-    if score:
-      logp = np.asarray(logp)
-    for i, slot in enumerate(rows):
-      n = int(count[i])
-      engine.length[slot] += n
-      engine.read += n
-      if score:
-        scores[slot].append(logp[i, :n])
-      rest[slot] = rest[slot][n:]
+      rest[slot] = rest[slot][chunk:]
       if not len(rest[slot]):
         del rest[slot]
+    engine.slots, logp = engine.sampler.extend(engine.model.params, _current(engine), index, ids, count, score=score)
+    if score:
+      logp = np.asarray(logp)
+      for i, slot in enumerate(rows):
+        scores[slot].append(logp[i, :count[i]])
+    at = index[:len(rows)]
+    engine.length[at] += count[:len(rows)]
+    engine.ready[at] = engine.length[at]
+    engine.read += int(count.sum())
   return [np.concatenate(scores[s]) for s in slots] if score else None
+
+
+def _current(engine):
+  """The slots with the lengths the host has decided on, as a copy: the host goes on changing its own."""
+  return dataclasses.replace(engine.slots, length=jnp.array(engine.length))
 
 
 def _bucket(limits, n):
@@ -220,58 +288,61 @@ def _bucket(limits, n):
 
 # ---- drawing ---------------------------------------------------------------------------------------------------------
 
+SETTINGS = dict(temperature=(1., np.float32), top_k=(0, np.int32), top_p=(1., np.float32), min_p=(0., np.float32))
+
 
 def _draw(engine, slots, requests):
   """Draws every action to its stop; with stop strings in segments, and what was drawn beyond one is forgotten."""
   limits, tok = engine.limits, engine.model.tokenizer
   step = min(SEGMENT, limits.turn) if engine.stop.strings else limits.turn
-  drawn = {s: ([], [], [], []) for s in slots}
-  done, texts, todo = {}, {}, list(range(len(requests)))
+  drawn = [([], [], [], []) for _ in requests]
+  done, todo = [False] * len(requests), list(range(len(requests)))
   while todo:
     b = _bucket(limits, len(todo))
     pad = lambda values, fill, dtype: np.asarray([*values, *[fill] * (b - len(todo))], dtype)
     index = pad([slots[i] for i in todo], limits.slots, np.int32)
-    room = pad([min(requests[i].room - len(drawn[slots[i]][0]), step) for i in todo], 0, np.int32)
-    keys = np.stack([requests[i].key for i in todo] + [np.zeros(2, np.uint32)] * (b - len(todo)))
+    room = pad([min(requests[i].room - len(drawn[i][0]), step) for i in todo], 0, np.int32)
+    draw_keys = np.stack([requests[i].key for i in todo] + [np.zeros(2, np.uint32)] * (b - len(todo)))
     how = [requests[i].sampling for i in todo]
-    columns = sampling.Sampling(*(pad([h.get(k, v) for h in how], v, t) for k, v, t in (
-        ('temperature', 1., np.float32), ('top_k', 0, np.int32), ('top_p', 1., np.float32), ('min_p', 0., np.float32))))
+    columns = sampling.Sampling(**{k: pad([h.get(k, v) for h in how], v, t) for k, (v, t) in SETTINGS.items()})
     truncated = any(h.get('top_k', 0) or h.get('top_p', 1.) < 1 or h.get('min_p', 0.) for h in how)
-    engine.slots = dataclasses.replace(engine.slots, length=jnp.asarray(engine.length))
-    engine.slots, out = engine.sampler.decode(engine.model.params, engine.slots, index, room > 0, room, keys, columns,
+    engine.slots, out = engine.sampler.decode(engine.model.params, _current(engine), index, room > 0, room, draw_keys, columns,
                                               truncated=truncated)
     out = jax.device_get(out)
     still = []
     for j, i in enumerate(todo):
-      slot, n = slots[i], int(out.count[j])
-      for column, values in zip(drawn[slot], (out.ids, out.logp, out.entropy, out.sampler_logp), strict=True):
+      slot, n, ids = slots[i], int(out.count[j]), drawn[i][0]
+      for column, values in zip(drawn[i], (out.ids, out.logp, out.entropy, out.sampler_logp), strict=True):
         column.extend(values[j, :n].tolist())
       at = int(engine.length[slot])
       engine.known[slot, at:at + n] = out.ids[j, :n]
-      engine.length[slot] += n
+      engine.length[slot] = engine.ready[slot] = at + n
       engine.drawn += n
-      if out.stopped[j]:
-        done[i] = True
-      elif engine.stop.strings and (keep := _stop_at(tok, drawn[slot][0], engine.stop.strings)) is not None:
-        over = len(drawn[slot][0]) - keep
-        for column in drawn[slot]:
+      keep = _stop_at(tok, requests[i], ids, engine.stop.strings)
+      if keep is not None:
+        engine.length[slot] -= len(ids) - keep
+        for column in drawn[i]:
           del column[keep:]
-        engine.length[slot] -= over
-        done[i] = True
-      elif len(drawn[slot][0]) >= requests[i].room:
-        done[i] = False
-      else:
+      done[i] = keep is not None or bool(out.stopped[j])
+      if not done[i] and len(ids) < requests[i].room:
         still.append(i)
     todo = still
-  texts = tok.decode_batch([drawn[s][0] for s in slots])
+  texts = tok.decode_batch([d[0] for d in drawn])
   as_array = functools.partial(np.asarray, dtype=np.float32)
-  return [Speech(s, *drawn[s][:1], *map(as_array, drawn[s][1:]), text, done[i])
-          for i, (s, text) in enumerate(zip(slots, texts, strict=True))]
+  return [Speech(slot, d[0], *map(as_array, d[1:]), text, stopped)
+          for slot, d, text, stopped in zip(slots, drawn, texts, done, strict=True)]
 
 
-def _stop_at(tok, ids, strings):
-  """The number of ids up to and including the first stop string; None if there is none."""
-  text = tok.decode(ids)
-  if not any(s in text for s in strings):
+def _stop_at(tok, request, ids, strings):
+  """The number of drawn ids up to and including the first stop string; None if there is none.
+
+  A string that begins in what the action had already said counts; one that ends there does not.
+  """
+  if not strings or not ids:
     return None
-  return next(n for n in range(1, len(ids) + 1) if any(s in tok.decode(ids[:n]) for s in strings))
+  said = list(request.context[len(request.context) - request.begun:])
+  old = len(tok.decode(said)) if said else 0
+  def holds(n):
+    text = tok.decode([*said, *ids[:n]])
+    return any(s in text[max(old - len(s) + 1, 0):] for s in strings)
+  return next((n for n in range(1, len(ids) + 1) if holds(n)), None) if holds(len(ids)) else None

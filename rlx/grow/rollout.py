@@ -5,24 +5,23 @@ are asked what to grow next. Admission depends on seeds and token counts only, n
 fold_in(seed, prompt, branch, step, position), so what is drawn depends neither on neighbours nor on the number of slots.
 """
 
+import contextlib
 import dataclasses
 import functools
-import inspect
 import time
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rlx import walk
 from rlx.grow import engine as engines
-from rlx.grow import workers
+from rlx.grow import verdicts, workers
 from rlx.grow.tokenizer import render
-from rlx.types import Action, Env, Episode, Expand, Explorer, Group, Node, Score, Step, Task, Turn, View
+from rlx.types import Action, Env, Expand, Explorer, Group, Node, Score, Step, Task, Turn, View
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,18 +43,24 @@ class _Prompt:
   """A prompt being grown."""
   task: Task
   index: int
-  start: Any                       # the environment's state and first observation
+  start: Any = None                # the environment's state, first observation and labels; None: it could not begin
   tree: list[Node] = dataclasses.field(default_factory=list)
   after: list = dataclasses.field(default_factory=list)      # per node: (state, observation, labels) after its action
   before: list = dataclasses.field(default_factory=list)     # per node: (state, observation, labels) before it
   memory: Any = None               # the explorer's
   running: int = 0
-  waiting: list = dataclasses.field(default_factory=list)    # verdicts still to come: (steps, future)
-  children: dict = dataclasses.field(default_factory=dict)   # (node, at) -> branches so far, to name the next one
+  children: Counter = dataclasses.field(default_factory=Counter)   # (node, at) -> branches so far, to name the next one
   scores: dict = dataclasses.field(default_factory=dict)
   ask: bool = True
   asked: int = 0
+  waiting: list = dataclasses.field(default_factory=list)    # verdicts under way
+  authors: dict = dataclasses.field(default_factory=dict)    # (node, channel) -> the reward that wrote it
+  compared: bool = False           # group rewards have been asked
+  known: dict = dataclasses.field(default_factory=dict)      # of the prompt itself, by probes
   metrics: dict = dataclasses.field(default_factory=dict)
+
+  def count(self, name):
+    self.metrics[name] = self.metrics.get(name, 0.) + 1
 
 
 @dataclasses.dataclass(eq=False)
@@ -74,6 +79,18 @@ class _Branch:
   slot: int = -1
 
 
+@dataclasses.dataclass(frozen=True)
+class _Said:
+  """An action as it stands in the tree: what a stem and a suffix forced, then what was drawn."""
+  action: Action
+  sampled: np.ndarray
+  logp: np.ndarray
+  stream: dict
+  context: list[int]
+  fresh: bool
+  stopped: bool
+
+
 def rollout(pool: Mapping[str, engines.Engine], tasks: Sequence[Task], *, plan: Plan, key: jax.Array, first: int = 0,
             clock: dict | None = None) -> Iterator[Group]:
   """Grows a tree for each task and yields it when it is finished.
@@ -87,56 +104,67 @@ def rollout(pool: Mapping[str, engines.Engine], tasks: Sequence[Task], *, plan: 
     clock: seconds by stage are added here ('sample', 'env', 'reward').
 
   Yields:
-    Finished prompts, as they finish.
+    Finished prompts, as they finish; those whose rewards are coroutines last, when nothing else is left to grow. Their `metrics`
+    count what went wrong: 'failed_resets', 'env_errors', 'reward_errors', paths that were 'full' or 'too_long' (no room for a first
+    action), turns that were 'windowed', 'probes_full'.
 
   Raises:
-    RuntimeError: every path of every prompt failed: the environment is dead; the first error is quoted.
+    RuntimeError: every path of every prompt failed, or every verdict of a reward: the first error is quoted.
+    ValueError: an explorer's wish, a reward's verdict or a probe that cannot be; with on_full='error', a full path.
   """
   clock = {} if clock is None else clock
   todo, prompts, queue, active = deque(enumerate(tasks, first)), [], deque(), []
   slots = pool['policy'].limits.slots
-  failures: list[str] = []
-  answered = 0
+  late, failures, lost, alive = [], [], {}, False
   seed = tuple(np.asarray(jax.random.key_data(key)).tolist())
   with workers.crew(plan.workers) as crew:
     while todo or prompts:
       while todo and len(queue) + len(active) < slots:
         index, task = todo.popleft()
-        prompt = _admit(task, index, plan, failures)
+        prompt = _admit(task, index, plan, seed, failures)
         prompts.append(prompt)
         _ask(prompt, plan, queue, pool, seed)
       _judge(prompts, plan, queue, pool, seed)
-      while queue and len(active) < slots:
-        active.append(queue.popleft())
+      for prompt in [p for p in prompts if not p.running]:
+        prompts.remove(prompt)
+        alive |= _alive(prompt)
+        _close(prompt, plan, pool, key, clock)
+        if prompt.waiting:
+          late.append(prompt)
+        elif todo or prompts or alive or not failures:   # where everything failed, the last one is an error instead
+          yield _group(prompt)
+      _seat(queue, active, pool)
       if active:
         active = _round(active, pool, plan, key, crew, clock, failures)
       for prompt in [p for p in prompts if p.ask]:
         _ask(prompt, plan, queue, pool, seed)
-      for prompt in [p for p in prompts if not p.running and not p.ask and not _pending(p)]:
-        prompts.remove(prompt)
-        began = time.perf_counter()
-        group = _finish(prompt, plan, pool, key)
-        clock['reward'] = clock.get('reward', 0.) + time.perf_counter() - began
-        answered += any(n.end in (1, 2) for n in group.nodes)
-        yield group
-  if failures and not answered:
+  if failures and not alive:
     raise RuntimeError(f'every episode failed, the environment seems dead; its first error was: {failures[0]}')
+  with _timed(clock, 'reward'):
+    verdicts.settle(late, plan.rewards, lost)
+  for name, errors in lost.items():
+    if all(errors):
+      raise RuntimeError(f"every verdict of the reward '{name}' failed; its first error was: {errors[0]}")
+  yield from map(_group, late)
+
+
+@contextlib.contextmanager
+def _timed(clock, stage):
+  began = time.perf_counter()
+  yield
+  clock[stage] = clock.get(stage, 0.) + time.perf_counter() - began
 
 
 # ---- prompts -----------------------------------------------------------------------------------------------------------
 
-def _admit(task, index, plan, failures):
-  prompt = _Prompt(task, index, None)
+def _admit(task, index, plan, seed, failures):
+  prompt = _Prompt(task, index, memory=plan.explorer.init(task))
   try:
-    state, obs = plan.env.reset(task, zlib.crc32(f'{task.id}:{index}'.encode()))
-    if task.start is not None:
-      state = task.start
-    prompt.start = (state, obs.text, dict(obs.label))
-    prompt.memory = plan.explorer.init(task)
+    state, obs = plan.env.reset(task, zlib.crc32(f'{seed}:{task.id}:{index}'.encode()))
+    prompt.start = (state if task.start is None else task.start, obs.text, dict(obs.label))
   except Exception as e:   # an environment is foreign code: whatever it raises ends this prompt, not the run
     failures.append(f'{type(e).__name__}: {e}')
-    prompt.metrics['failed_resets'] = 1.
-    prompt.start, prompt.ask = None, False
+    prompt.count('failed_resets')
   return prompt
 
 
@@ -152,32 +180,50 @@ def _ask(prompt, plan, queue, pool, seed):
   prompt.asked += 1
   prompt.memory, wishes = plan.explorer.expand(prompt.memory, _view(prompt), (*seed, prompt.index, prompt.asked))
   for wish in wishes:
+    _refuse(prompt, wish, plan, pool)
     if isinstance(wish, Score):
-      if wish.name not in plan.scorers:
-        raise ValueError(f"the explorer asks for the score '{wish.name}'; there are {sorted(plan.scorers)}.")
-      prompt.scores.setdefault(wish.name, {}).update({n: None for n in wish.nodes})
+      prompt.scores.setdefault(wish.name, {}).update({int(n): None for n in wish.nodes})
       continue
-    if wish.by not in pool:
-      raise ValueError(f"the explorer lets '{wish.by}' speak; there are {sorted(pool)}.")
     for _ in range(wish.width):
-      queue.append(_branch(prompt, wish, plan, pool))
+      queue.append(_branch(prompt, wish, pool))
       prompt.running += 1
 
 
-def _branch(prompt, wish, plan, pool):
-  nodes = prompt.tree
-  if wish.node >= 0 and wish.at is None and nodes[wish.node].end:
-    raise ValueError(f'step {wish.node} has ended: nothing grows below it.')
+def _refuse(prompt, wish, plan, pool):
+  """Raises where a wish cannot be."""
+  tree = prompt.tree
+  if not isinstance(wish, Expand | Score):
+    raise ValueError(f'an explorer returns Expand and Score, not {wish!r}.')
+  nodes = wish.nodes if isinstance(wish, Score) else [wish.node] * (wish.node != -1)
+  if outside := [n for n in nodes if not 0 <= n < len(tree)]:
+    raise ValueError(f'the explorer names step {outside[0]}; the tree has {len(tree)} steps.')
+  if isinstance(wish, Score):
+    if wish.name not in plan.scorers:
+      raise ValueError(f"the explorer asks for the score '{wish.name}'; there are {sorted(plan.scorers)}.")
+    return
+  if wish.by not in pool:
+    raise ValueError(f"the explorer lets '{wish.by}' speak; there are {sorted(pool)}.")
+  if unknown := set(wish.sampling or ()) - set(engines.SETTINGS):
+    raise ValueError(f"the explorer sets '{sorted(unknown)[0]}' for sampling; there are {sorted(engines.SETTINGS)}.")
+  if wish.limit is not None and wish.limit < 1:
+    raise ValueError(f'the explorer lets a branch grow for {wish.limit} steps; limit is at least 1, or None.')
   if wish.at is None:
-    path = walk.path(nodes, wish.node) if wish.node >= 0 else []
+    if wish.node >= 0 and tree[wish.node].end:
+      raise ValueError(f'step {wish.node} has ended: nothing grows below it.')
+  elif wish.node < 0 or not 0 < wish.at < len(tree[wish.node].ids):
+    size = f'step {wish.node} has {len(tree[wish.node].ids)} ids' if wish.node >= 0 else 'the prompt is no action'
+    raise ValueError(f'{size}: no branch at {wish.at}.')
+
+
+def _branch(prompt, wish, pool):
+  nodes = prompt.tree
+  path = walk.path(nodes, wish.node)
+  if wish.at is None:
     at, stem = prompt.after[wish.node] if path else prompt.start, None
   else:
-    if not 0 < wish.at < len(nodes[wish.node].ids):
-      raise ValueError(f'step {wish.node} has {len(nodes[wish.node].ids)} ids: no branch at {wish.at}.')
-    path = walk.path(nodes, wish.node)[:-1]
-    at, stem = prompt.before[wish.node], (wish.node, wish.at)
-  place = (wish.node, wish.at or 0)
-  number = prompt.children[place] = prompt.children.get(place, 0) + 1
+    path, at, stem = path[:-1], prompt.before[wish.node], (wish.node, wish.at)
+  prompt.children[wish.node, wish.at] += 1
+  number = prompt.children[wish.node, wish.at]
   above = nodes[wish.node].branch if wish.node >= 0 else 0
   code = number - 1 if wish.node < 0 else zlib.crc32(f'{above}:{len(path)}:{wish.at}:{number}'.encode()) & 0x7fffffff
   forced = pool[wish.by].model.tokenizer.encode(wish.suffix) if wish.suffix else ()
@@ -185,130 +231,153 @@ def _branch(prompt, wish, plan, pool):
   return _Branch(prompt, path, at, wish, code, wish.limit, stem, tuple(forced), row)
 
 
-def _pending(prompt):
-  return any(v is None for column in prompt.scores.values() for v in column.values())
-
-
 def _judge(prompts, plan, queue, pool, seed):
-  """Gives every asked score, batched over prompts."""
-  for name, scorer in plan.scorers.items():
-    asked = [(p, n) for p in prompts for n, v in p.scores.get(name, {}).items() if v is None]
-    if asked:
-      values = scorer(pool, [(_view(p), n) for p, n in asked])
-      for (p, n), v in zip(asked, values, strict=True):
-        p.scores[name][n] = float(v)
-      for p in dict.fromkeys(p for p, _ in asked):
-        _ask(p, plan, queue, pool, seed)
+  """Gives every score that was asked for, batched over prompts, until no explorer asks for another."""
+  while True:
+    asked = {name: [(p, n) for p in prompts for n, v in p.scores.get(name, {}).items() if v is None] for name in plan.scorers}
+    if not any(asked.values()):
+      return
+    for name, wanted in asked.items():
+      if wanted:
+        values = plan.scorers[name](pool, [(_view(p), n) for p, n in wanted])
+        for (p, n), v in zip(wanted, values, strict=True):
+          p.scores[name][n] = float(v)
+    for p in dict.fromkeys(p for wanted in asked.values() for p, _ in wanted):
+      _ask(p, plan, queue, pool, seed)
+
+
+def _alive(prompt):
+  """Whether anything came of a prompt: a path that did not end in an error."""
+  above = {n.parent for n in prompt.tree}
+  return prompt.start is not None and (not prompt.tree or any(n.end != 3 for i, n in enumerate(prompt.tree) if i not in above))
+
+
+def _close(prompt, plan, pool, key, clock):
+  """A prompt whose paths have all ended: probes, and the rewards of the whole unless an episode's are still under way."""
+  if plan.probes and prompt.tree:
+    with _timed(clock, 'probe'):
+      shown = functools.partial(_shown, prompt, plan, pool['policy'])
+      prompt.known = verdicts.probe(prompt, _view(prompt), plan.probes, pool['policy'], shown=shown, key=key, sampling=plan.sampling)
+  if not prompt.waiting:
+    with _timed(clock, 'reward'):
+      verdicts.compare(prompt, plan.rewards)
+
+
+def _group(prompt):
+  return Group(prompt.task, prompt.tree, prompt.known, prompt.metrics, prompt.index)
 
 
 # ---- one round ---------------------------------------------------------------------------------------------------------
 
+def _seat(queue, active, pool):
+  """Paths in line get a slot, in their order."""
+  taken = Counter(b.wish.by for b in active)
+  while queue and len(active) < pool['policy'].limits.slots and taken[by := queue[0].wish.by] < pool[by].limits.slots:
+    taken[by] += 1
+    active.append(queue.popleft())
+
+
 def _round(active, pool, plan, key, crew, clock, failures):
   """All active paths speak once, the environment answers; returns the paths that go on."""
-  began = time.perf_counter()
-  speaking = []
-  for branch in active:
-    context = _context(branch, plan, pool[branch.wish.by])
-    if context is None:
-      _cut_off(branch, plan, pool)
-    else:
-      speaking.append((branch, context))
-  spoken = []
-  for name, engine in pool.items():
-    mine = [(b, c) for b, c in speaking if b.wish.by == name]
-    for i in range(0, len(mine), engine.limits.slots):
-      part = mine[i:i + engine.limits.slots]
-      spoken += zip(part, _speak(engine, part, plan, key), strict=True)
-  taken = time.perf_counter()
-  actions = [_action(b, c, s, pool[b.wish.by]) for (b, c), s in spoken]
-  answers = crew(functools.partial(_step, plan.env), [(b.at[0], a['action']) for ((b, _), _), a in zip(spoken, actions, strict=True)])
-  ended = time.perf_counter()
-  clock['sample'] = clock.get('sample', 0.) + taken - began
-  clock['env'] = clock.get('env', 0.) + ended - taken
+  with _timed(clock, 'sample'):
+    spoken = []
+    contexts = [(b, _context(b, plan, pool[b.wish.by])) for b in active]
+    for name, engine in pool.items():
+      mine = [(b, c) for b, c in contexts if b.wish.by == name and c is not None]
+      if mine:
+        spoken += zip(mine, _speak(engine, mine, plan, key), strict=True)
+    said = [_said(b, c, s, pool[b.wish.by]) for (b, c), s in spoken]
+  with _timed(clock, 'env'):
+    answers = crew(functools.partial(_step, plan.env), [(b.at[0], a.action) for ((b, _), _), a in zip(spoken, said, strict=True)])
   going = []
-  for ((branch, context), speech), action, (state, step, error) in zip(spoken, actions, answers, strict=True):
+  for ((branch, _), speech), one, (state, step, error) in zip(spoken, said, answers, strict=True):
     if error:
       failures.append(error)
-      branch.prompt.metrics['env_errors'] = branch.prompt.metrics.get('env_errors', 0.) + 1
-    _grow(branch, context, action, state, step, plan)
+      branch.prompt.count('env_errors')
     branch.slot = speech.slot
-    if step.end or branch.left == 0:
-      engines.free(pool[branch.wish.by], branch.slot)
-      branch.prompt.running -= 1
-      branch.prompt.ask = True
-      if step.end:
-        _reward(branch, plan, clock)
+    if _grow(branch, one, state, step, plan) or branch.left == 0:
+      _leave(branch, plan, pool, clock)
     else:
       going.append(branch)
+  for branch, context in contexts:
+    if context is None:
+      _cut_off(branch, plan, pool, clock)
   return going
 
 
 def _context(branch, plan, engine):
-  """(ids, new ids, fresh, stem ids) of the next turn; None where the path is out of room."""
-  limits, nodes, tok = engine.limits, branch.prompt.tree, engine.model.tokenizer
-  history = [Turn(nodes[i].obs, nodes[i].text) for i in branch.path] + [Turn(branch.at[1])]
-  while True:
-    parts = plan.context(_dropped(history, branch.first), branch.prompt.task)
-    ids = render(parts, [nodes[i].ids for i in branch.path[branch.first:]], tok)
-    stem = nodes[branch.stem[0]].ids[:branch.stem[1]] if branch.stem else []
-    if len(ids) + len(stem) + len(branch.forced) + limits.turn <= limits.width:
+  """(ids before the action, the stem's ids, ids that may be drawn) of the next turn; None where the path is out of room."""
+  limits, prompt, nodes = engine.limits, branch.prompt, branch.prompt.tree
+  stem, room = [], limits.turn
+  if branch.stem:   # drawn behind just these ids, so they are not chosen again; what was drawn counts against the turn
+    node, at = branch.stem
+    stem, ids = nodes[node].ids[:at], walk.ids_before(nodes, node)
+    room = max(room - (int(nodes[node].sampled[:at].sum()) if nodes[node].by == 'policy' else at), 1)
+    need = len(stem) + len(branch.forced) + room
+    ids = ids if len(ids) + need <= limits.width else None
+  else:
+    need, before = len(branch.forced) + room, branch.first
+    ids, branch.first = _fit(prompt, branch.path, branch.at[1], plan, engine, need, before)
+    for _ in range(branch.first - before if ids is not None else 0):
+      prompt.count('windowed')
+  if ids is None and limits.on_full == 'error':
+    raise ValueError(f"a path of prompt '{prompt.task.id}' has no room for a turn of {need} ids, a slot holds {limits.width}: raise "
+                     "`sampler.width`, or set `sampler.on_full` to 'end' or 'window'.")
+  return None if ids is None else (ids, stem, room)
+
+
+def _fit(prompt, path, obs, plan, engine, need, first):
+  """(ids of the context, turns dropped from it): as few as leave the room that is needed; ids None if none do."""
+  limits, nodes = engine.limits, prompt.tree
+  history, said = [*(Turn(nodes[i].obs, nodes[i].text) for i in path), Turn(obs)], [nodes[i].ids for i in path]
+  while first <= len(path):
+    # the first observation always stays; its action goes with the turns that are dropped
+    some = (history, said) if not first else ([Turn(history[0].obs), *history[first:]], [[], *said[first:]])
+    ids = render(plan.context(some[0], prompt.task), some[1], engine.model.tokenizer)
+    if len(ids) + need <= limits.width:
+      return ids, first
+    if limits.on_full != 'window':
       break
-    if limits.on_full == 'error':
-      raise ValueError(f"a path of prompt '{branch.prompt.task.id}' needs {len(ids) + limits.turn} ids, a slot holds {limits.width}: "
-                       "raise `sampler.width`, or set `sampler.on_full` to 'end' or 'window'.")
-    if limits.on_full == 'end' or branch.first + 2 >= len(history):
-      return None
-    branch.first += 1
-    branch.prompt.metrics['windowed'] = branch.prompt.metrics.get('windowed', 0.) + 1
-  fresh = not branch.row or ids[:len(branch.row)] != branch.row
-  return ids, (ids if fresh else ids[len(branch.row):]), fresh, stem
+    first += 1
+  return None, first
 
 
-def _dropped(history, n):
-  """The history without its n oldest turns; the first observation always stays."""
-  return history if not n else [Turn(history[0].obs, history[n].text), *history[1 + n:]]
+def _shown(prompt, plan, engine, i, need):
+  """Ids behind step i (-1: the prompt) as the next turn would see them, the new observation included; None if they do not fit."""
+  nodes = prompt.tree
+  if i >= 0 and nodes[i].end:
+    ids = [*walk.ids_before(nodes, i), *nodes[i].ids]
+    return ids if len(ids) + need <= engine.limits.width else None
+  return _fit(prompt, walk.path(nodes, i), (prompt.after[i] if i >= 0 else prompt.start)[1], plan, engine, need, 0)[0]
 
 
 def _speak(engine, part, plan, key):
-  codes = np.asarray([[b.prompt.index, b.code, len(b.path)] for b, _ in part], np.uint32)
-  keys = _keys(key, codes, engine.limits.slots)
+  codes = [(b.prompt.index, b.code, len(b.path)) for b, _ in part]
   requests = []
-  for (branch, (ids, _, _, stem)), k in zip(part, keys, strict=True):
-    how = {**plan.sampling, **(branch.wish.sampling or {})}
-    requests.append(engines.Request([*ids, *stem, *branch.forced], branch.slot, k, how, engine.limits.turn))
+  for (branch, (ids, stem, room)), k in zip(part, engines.keys(key, codes, engine.limits.slots), strict=True):
+    how, begun = {**plan.sampling, **(branch.wish.sampling or {})}, [*stem, *branch.forced]
+    requests.append(engines.Request(ids + begun, branch.slot, k, how, room, len(begun)))
   return engines.speak(engine, requests)
 
 
-@jax.jit
-def _fold(key, codes):
-  fold = lambda c: jax.random.key_data(jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, c[0]), c[1]), c[2]))
-  return jax.vmap(fold)(codes)
+def _said(branch, context, speech, engine):
+  """The whole action of a turn, and what of its context is new."""
+  ids, stem, _ = context
+  mine, drawn, forced = branch.wish.by == 'policy', len(speech.ids), np.zeros(len(branch.forced), np.float32)
+  of = branch.prompt.tree[branch.stem[0]] if branch.stem else None
 
+  def column(old, new):
+    new = new if mine else np.zeros(drawn, np.float32)
+    return np.concatenate([forced, new] if of is None else [old(of)[:len(stem)], forced, new])
 
-def _keys(key, codes, slots):
-  padded = np.zeros((slots, 3), np.uint32)
-  padded[:len(codes)] = codes
-  return np.asarray(_fold(key, jnp.asarray(padded)))[:len(codes)]
-
-
-def _action(branch, context, speech, engine):
-  """The whole action of a turn: what a stem and a suffix forced, then what was drawn."""
-  _, new, fresh, stem = context
-  tree = branch.prompt.tree
-  n_stem, n_forced, n = len(stem), len(branch.forced), len(speech.ids)
-  ids = [*stem, *branch.forced, *speech.ids]
-  mine = branch.wish.by == 'policy'
-  sampled = np.concatenate([tree[branch.stem[0]].sampled[:n_stem] if branch.stem else np.zeros(0, bool),
-                            np.zeros(n_forced, bool), np.full(n, mine)])
-  head = np.zeros(n_forced, np.float32)
-  before = (lambda name: tree[branch.stem[0]].stream[name][:n_stem]) if branch.stem else (lambda name: np.zeros(0, np.float32))
-  column = lambda name, values: np.concatenate([before(name), head, values if mine else np.zeros(n, np.float32)])
-  stream = dict(entropy=column('entropy', speech.entropy), sampler_logp=column('sampler_logp', speech.sampler_logp))
-  logp = np.concatenate([tree[branch.stem[0]].logp[:n_stem] if branch.stem else head[:0], head,
-                         speech.logp if mine else np.zeros(n, np.float32)])
-  text = speech.text if n == len(ids) else engine.model.tokenizer.decode(ids)
-  return dict(action=Action(text, tuple(ids)), ids=ids, sampled=sampled, logp=logp, stream=stream, context=new, fresh=fresh,
-              stopped=speech.stopped)
+  whole = [*stem, *branch.forced, *speech.ids]
+  text = speech.text if drawn == len(whole) else engine.model.tokenizer.decode(whole)
+  fresh = not branch.row or ids[:len(branch.row)] != branch.row
+  return _Said(
+      Action(text, tuple(whole)), column(lambda n: n.sampled, np.ones(drawn, np.float32)).astype(bool), column(lambda n: n.logp, speech.logp),
+      dict(entropy=column(lambda n: n.stream['entropy'], speech.entropy),
+           sampler_logp=column(lambda n: n.stream['sampler_logp'], speech.sampler_logp)),
+      ids if fresh else ids[len(branch.row):], fresh, speech.stopped)
 
 
 def _step(env, job):
@@ -319,118 +388,49 @@ def _step(env, job):
     return job[0], Step(obs='', end=3), f'{type(e).__name__}: {e}'
 
 
-def _grow(branch, context, action, state, step, plan):
-  """Appends the step to the tree and moves the path onto it."""
-  del context
-  prompt = branch.prompt
-  end = step.end
-  if not end and plan.max_steps and len(branch.path) + 1 >= plan.max_steps:
-    end = 2
-  node = Node(parent=branch.path[-1] if branch.path else -1, obs=branch.at[1], context=action['context'], fresh=action['fresh'],
-              text=action['action'].text, ids=action['ids'], sampled=action['sampled'], logp=action['logp'],
-              stream=action['stream'], stem=branch.stem, end=end, by=branch.wish.by, branch=branch.code,
-              reward=dict(step.reward), label={**branch.at[2], **step.label}, metrics=dict(step.metrics))
+def _grow(branch, said, state, step, plan):
+  """Appends the step to the tree and moves the path onto it; returns its end."""
+  prompt, ids = branch.prompt, list(said.action.ids)
+  end = 2 if not step.end and len(branch.path) + 1 == plan.max_steps else step.end
+  node = Node(parent=branch.path[-1] if branch.path else -1, obs=branch.at[1], context=said.context, fresh=said.fresh,
+              text=said.action.text, ids=ids, sampled=said.sampled, logp=said.logp, stream=said.stream, stem=branch.stem, end=end,
+              by=branch.wish.by, branch=branch.code, reward=dict(step.reward), label={**branch.at[2], **step.label},
+              metrics=dict(step.metrics))
   if branch.wish.by != 'policy':
     node.label.setdefault('agent', branch.wish.by)
-  if not action['stopped']:
+  if not said.stopped:
     node.metrics['unfinished_turns'] = 1.
   prompt.tree.append(node)
   prompt.before.append(branch.at)
   branch.at = (state, step.obs, dict(step.next))
   prompt.after.append(branch.at)
   branch.path = [*branch.path, len(prompt.tree) - 1]
-  branch.row = [*(branch.row if not action['fresh'] else ()), *action['context'], *action['ids']]
+  branch.row = [*(branch.row if not said.fresh else ()), *said.context, *ids]
   branch.stem, branch.forced = None, ()
   branch.left = None if branch.left is None else branch.left - 1
+  return end
 
 
-def _cut_off(branch, plan, pool):
-  """The path is out of room: its last step is where the episode was cut off."""
+def _leave(branch, plan, pool, clock):
+  """The path grows no further: its slot is free, an episode that ended is paid, the explorer is asked."""
   prompt = branch.prompt
+  engines.free(pool[branch.wish.by], branch.slot)
   prompt.running -= 1
   prompt.ask = True
-  engines.free(pool[branch.wish.by], branch.slot)
-  prompt.metrics['full'] = prompt.metrics.get('full', 0.) + 1
-  if branch.path:
+  if branch.path and prompt.tree[branch.path[-1]].end in (1, 2):
+    with _timed(clock, 'reward'):
+      verdicts.pay(prompt, branch.path, plan.rewards)
+
+
+def _cut_off(branch, plan, pool, clock):
+  """The path is out of room: its last step is where the episode was cut off, unless others went on from there."""
+  prompt, stem = branch.prompt, branch.stem
+  prompt.count('full')
+  if not branch.path and not stem:
+    prompt.count('too_long')
+  open_end = branch.path and not stem and not prompt.tree[branch.path[-1]].end
+  if open_end and all(n.parent != branch.path[-1] for n in prompt.tree):
     prompt.tree[branch.path[-1]].end = 2
-    _reward(branch, plan, {})
   else:
-    prompt.metrics['too_long'] = prompt.metrics.get('too_long', 0.) + 1
-
-
-# ---- verdicts ------------------------------------------------------------------------------------------------------------
-
-def _reward(branch, plan, clock):
-  """Episode rewards, as the episode ends; a coroutine's verdict is waited for when the prompt is finished."""
-  began = time.perf_counter()
-  tree = branch.prompt.tree
-  if tree[branch.path[-1]].end in (1, 2):
-    episode = Episode(branch.prompt.task, [tree[i] for i in branch.path], branch.path)
-    for fn in plan.rewards:
-      if getattr(fn, 'grain', 'episode') == 'episode':
-        verdict = fn(episode)
-        if inspect.isawaitable(verdict):
-          branch.prompt.waiting.append((episode.steps, workers.later(verdict)))
-        else:
-          _write(tree, episode.steps, verdict)
-  clock['reward'] = clock.get('reward', 0.) + time.perf_counter() - began
-
-
-def _write(tree, steps, verdict):
-  """{channel: one float a step, or None} onto the steps; a shared step keeps the first verdict that is one."""
-  for channel, values in verdict.items():
-    if len(values) != len(steps):
-      raise ValueError(f"the reward '{channel}' gave {len(values)} numbers for {len(steps)} steps.")
-    for s, v in zip(steps, values, strict=True):
-      if tree[s].reward.get(channel) is None:
-        tree[s].reward[channel] = None if v is None else float(v)
-
-
-def _finish(prompt, plan, pool, key):
-  """Waits for verdicts, lets group rewards and probes run, and hands the tree over."""
-  tree = prompt.tree
-  for steps, future in prompt.waiting:
-    _write(tree, steps, future.result())
-  group = Group(prompt.task, tree, {}, prompt.metrics, prompt.index)
-  finished = list(walk.episodes(group))
-  for fn in plan.rewards:
-    if getattr(fn, 'grain', 'episode') == 'group' and finished:
-      verdict = fn(finished)
-      verdict = workers.later(verdict).result() if inspect.isawaitable(verdict) else verdict
-      for episode, one in zip(finished, verdict, strict=True):
-        _write(tree, episode.steps, one)
-  if plan.probes and tree:
-    _probe(group, prompt, plan, pool, key)
-  return group
-
-
-def _probe(group, prompt, plan, pool, key):
-  """Runs the probes of a finished prompt on the warm cache and reduces each to one number."""
-  engine = pool['policy']
-  tok, probes = engine.model.tokenizer, [p for fn in plan.probes for p in fn(_view(prompt))]
-  contexts, suffixes = [], []
-  for p in probes:
-    if p.node >= 0:
-      node = group.nodes[p.node]
-      contexts.append([*walk.ids_before(group.nodes, p.node), *node.ids])
-    else:
-      contexts.append(list(tok.turn(prompt.start[1], True)))
-    suffixes.append(list(tok.encode(p.suffix)))
-  forced = [i for i, p in enumerate(probes) if not p.samples]
-  results: dict[int, float] = {}
-  for i, logp in zip(forced, engines.score(engine, [contexts[i] for i in forced], [suffixes[i] for i in forced]), strict=True):
-    skip = len(tok.encode(probes[i].suffix[:probes[i].score_from])) if probes[i].score_from else 0
-    results[i] = float(np.mean(logp[skip:]) if probes[i].reduce == 'mean_logp' else np.sum(logp[skip:]))
-  for i, p in enumerate(probes):
-    if p.samples:
-      codes = np.asarray([[prompt.index, 0x70000000 + i, s] for s in range(p.samples)], np.uint32)
-      got = []
-      for s in range(0, p.samples, engine.limits.slots):
-        keys = _keys(key, codes[s:s + engine.limits.slots], engine.limits.slots)
-        got += engines.speak(engine, [engines.Request([*contexts[i], *suffixes[i]], -1, k, dict(plan.sampling), p.limit) for k in keys])
-        for g in got:
-          engines.free(engine, g.slot)
-      of = dict(mean_logp=lambda g: g.logp.mean(), sum_logp=lambda g: g.logp.sum(), mean_entropy=lambda g: g.entropy.mean())[p.reduce]
-      results[i] = float(np.mean([of(g) for g in got]))
-  for i, p in enumerate(probes):
-    (group.nodes[p.node].value if p.node >= 0 else group.prompt)[p.name] = results[i]
+    branch.path = []
+  _leave(branch, plan, pool, clock)

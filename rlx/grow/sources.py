@@ -4,6 +4,7 @@ A source is a factory whose runtime keywords (`grow`, `env`, `tokenizer` ...) th
 groups. `start` is the number of groups already taken, so that a run that was interrupted goes on where it was.
 """
 
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -55,14 +56,9 @@ def expert(*, env: Env, tokenizer: Tokenizer, context: Callable, start: int = 0,
     yield Group(group.task, group.nodes, group.prompt, group.metrics, i)
 
 
-_orders: dict = {}
-
-
+@functools.lru_cache(maxsize=4)
 def _order(seed, epoch, count):
-  if (seed, epoch, count) not in _orders:
-    _orders.clear()
-    _orders[seed, epoch, count] = np.random.default_rng((seed, epoch)).permutation(count)
-  return _orders[seed, epoch, count]
+  return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def jsonl(*, path: str, tokenizer: Tokenizer, start: int = 0, seed: int = 0, prompt: str = 'prompt', response: str = 'response',
@@ -88,15 +84,15 @@ def jsonl(*, path: str, tokenizer: Tokenizer, start: int = 0, seed: int = 0, pro
         row = json.loads(line)
         texts = [(row[chosen], 1), (row[rejected], 0)] if chosen in row else [(row[response], 1)]
         context = list(tokenizer.turn(row[prompt], True))
+        nodes = [demonstration(-1, row[prompt], context, True, text, list(tokenizer.encode(text)), 1, {'task': float(good)},
+                               {'chosen': good}, {}) for text, good in texts]
       except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"'{path}' line {number}: {type(e).__name__} {e}; needed are '{prompt}' and '{response}', "
                          f"or '{prompt}', '{chosen}' and '{rejected}'.") from e
-      nodes = [demonstration(-1, row[prompt], context, True, text, list(tokenizer.encode(text)), 1, {'task': float(good)},
-                             {'chosen': good}, {}) for text, good in texts]
       groups.append(Group(Task(f'{path}:{number}', row), nodes))
   if not groups:
     raise ValueError(f"'{path}' holds no line.")
   for i in itertools.count(start):
     epoch, place = divmod(i, len(groups))
-    group = groups[int(np.random.default_rng((seed, epoch)).permutation(len(groups))[place])]
+    group = groups[int(_order(seed, epoch, len(groups))[place])]
     yield Group(group.task, group.nodes, index=i)

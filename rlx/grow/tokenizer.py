@@ -36,20 +36,39 @@ def wrap(inner: tokenizers.Tokenizer) -> Tokenizer:
   def decode(ids):
     return inner.decode(list(ids), skip_special_tokens=False)
 
+  @functools.cache
+  def alone(token):
+    return decode([token])
+
   def offsets(ids):
-    """Prefix lengths; an id inside a character that is not complete yet is empty."""
-    text, spans, done = decode(ids), [], 0
-    for i in range(len(ids)):
-      seen = decode(ids[:i + 1])
-      stop = len(seen) if text.startswith(seen) else done
+    """An id inside a character that is not complete yet is empty.
+
+    Where texts of pieces add up to the text of the whole (byte-level vocabularies) each id is read once; where a decoder treats
+    the beginning in another way, every prefix is read.
+    """
+    text, spans, done, first = decode(ids), [], 0, 0
+    for i, token in enumerate(ids):
+      seen = alone(token) if first == i else decode(ids[first:i + 1])
+      stop = done + len(seen) if text.startswith(seen, done) else done
+      first = i + 1 if text.startswith(seen, done) else first
       spans.append((done, stop))
       done = stop
-    return text, spans
+    return (text, spans) if done == len(text) else (text, _by_prefix(decode, ids, text))
 
   return Tokenizer(
       encode=encode, decode=decode, offsets=offsets, turn=lambda obs, first: encode(obs),
       decode_batch=lambda batch: inner.decode_batch([list(b) for b in batch], skip_special_tokens=False),
       size=inner.get_vocab_size(), special=special, save=lambda path: _write(path, inner.to_str()))
+
+
+def _by_prefix(decode, ids, text):
+  spans, done = [], 0
+  for i in range(len(ids)):
+    seen = decode(ids[:i + 1])
+    stop = len(seen) if text.startswith(seen) else done
+    spans.append((done, stop))
+    done = stop
+  return spans
 
 
 def bpe(*, texts: Iterable[str], size: int = 512, special: Sequence[str] = (), minimum: int = 2, alphabet: str = 'bytes') -> Tokenizer:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.linear_logp import linear_logp
+from rlx.models.heads import value_head
 from rlx.types import Array, Batch, Out, Policy, Tokens
 
 
@@ -94,7 +95,7 @@ def forward(policy: Policy, params: Any, batch: Batch | Tokens, *, temperature=1
     x = jnp.take_along_axis(x, jnp.minimum(slot, size - 1), axis=1)
     return jnp.where(asked, jnp.where(slot < size, x, jnp.nan), 0)
   return Out(logp=back(logp), entropy=back(entropy),
-             value={name: back(_value(params['heads'][name], hidden)) for name in heads},
+             value={name: back(value_head().apply(params['heads'][name], hidden)) for name in heads},
              extra=jax.tree.map(back, values[0] if values else {}))
 
 
@@ -116,9 +117,3 @@ def _slots(asked: Array, size: int) -> tuple[Array, Array]:
   # a search in the counts, where a scatter would gather all rows on every device
   at = jax.vmap(jnp.searchsorted, (0, None))(count, jnp.arange(1, size + 1, dtype=jnp.int32))
   return jnp.maximum(count - 1, 0), jnp.minimum(at, width - 1)
-
-
-def _value(head: Mapping[str, Array], hidden: Array) -> Array:
-  """`[R, K]` f32: `hidden @ kernel + bias`."""
-  kernel, bias = head['kernel'].astype(jnp.float32), head['bias'].astype(jnp.float32)
-  return jnp.matmul(hidden.astype(jnp.float32), kernel)[..., 0] + bias[0]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlx import tree
 from rlx.masked import narrow, to_tokens
@@ -37,7 +38,9 @@ class Credit:
 
 def floats(tracks: Mapping[str, Track], step: int) -> dict:
   """The traced hyperparameters of all tracks at a step: the argument of the jitted functions."""
-  value = lambda v: jnp.asarray(v(step) if callable(v) else v, jnp.float32)
+  def value(v):
+    with jax.ensure_compile_time_eval():
+      return np.float32(v(step) if callable(v) else v)
   return {name: dict(estimator=[b.floats(step) for b in t.estimator], selector=[b.floats(step) for b in t.selector],
                      average=t.average.floats(step), loss=[b.floats(step) for b, _ in t.loss],
                      coefs=[value(c) for _, c in t.loss], coef=value(t.coef)) for name, t in tracks.items()}

@@ -91,7 +91,7 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
       shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], pieces))
       start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
       (grads, parts, seen), _ = jax.lax.scan(lambda sums, piece: (jax.tree.map(jnp.add, sums, one(piece)), None), start, pieces)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     fine = jnp.isfinite(norm)
     with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):   # optax promotes; we need not
       changes, opt_state = tx.update(grads, state.opt_state, state.params)

@@ -163,7 +163,7 @@ def compiles(fns: Functions) -> int:
 def averaged(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
   """Means over updates, weighted by their kept tokens; counts are added. The names of a second learner have a prefix: 'critic/tokens'."""
   if not results:
-    return {}
+    return dict(updates=0.)
   kept = lambda r: min((k for k in r if k == 'tokens' or k.endswith('/tokens')), key=len)
   out = {}
   for k in dict.fromkeys(k for r in results for k in r if k != kept(r)):

@@ -1,0 +1,1 @@
+"""What people look at: metrics, progress, curves, episodes to read, tables of runs."""

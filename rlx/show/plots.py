@@ -24,7 +24,7 @@ PANELS = (
     ('accuracy on held-out tasks (95 %)', ('eval/*/accuracy',), 'share'),
     ('success', ('success',), 'share'),
     ('reward', ('reward/*',), ''),
-    ('explored', ('env/explored',), 'share'),
+    ('explored', ('explored',), 'share'),
     ('zero-variance groups', ('zero_variance',), 'share'),
     ('valid, cut-off, failed', ('valid_action', 'cut_off', 'failed'), 'share'),
     ('turns', ('turns',), ''),
@@ -180,7 +180,7 @@ def success(records: Records, path: metrics.Path | None = None, *, title: str = 
     x, y = _curve(axes, records, key, 'minutes', color, split.replace('_', ' '), lw=2.2, marker='o', ms=5, mec='white')
     axes.annotate(f'{y[-1]:.2f}', (x[-1], y[-1]), (9, 0), textcoords='offset points', color=color, fontsize=9,
                   va='center', fontweight='bold', annotation_clip=False)
-  for key, label, style in (('success', 'success while training', '-'), ('env/explored', 'explored', (0, (4, 2)))):
+  for key, label, style in (('success', 'success while training', '-'), ('explored', 'explored', (0, (4, 2)))):
     if key in known:
       _curve(axes, records, key, 'minutes', COLORS[6], label, ls=style, zorder=1.5)
   _finish(axes, title, 'share')

@@ -22,7 +22,7 @@ from rlx.show import metrics, plots
 LIMIT = 2_000_000         # bytes of the page
 TEXTS = 4000, 1000, 200   # characters shown of one text: the first with which a prompt takes at most an eighth of the page
 THUMBS = (                # title, pattern
-    ('accuracy', 'eval/*/accuracy'), ('success', 'success'), ('reward', 'reward/*'), ('explored', 'env/explored'),
+    ('accuracy', 'eval/*/accuracy'), ('success', 'success'), ('reward', 'reward/*'), ('explored', 'explored'),
     ('zero variance', 'zero_variance'), ('entropy', 'entropy'), ('KL', 'kl'), ('clip share', 'clip_share'),
     ('gradient norm', 'grad_norm'), ('loss', 'loss/*'), ('padding', 'padding'), ('seconds by stage', 'seconds/*'))
 MARKS = {0: '', 1: '', 2: 'cut off', 3: 'failed'}

@@ -1,6 +1,6 @@
 """Finished prompts to numbers: what every run reports of its episodes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -8,12 +8,17 @@ from rlx import walk
 from rlx.types import Group
 
 
-def summarise(groups: Sequence[Group], channel: str = 'task') -> dict[str, float]:
+def summarise(groups: Sequence[Group], channel: str = 'task', score: Callable | None = None) -> dict[str, float]:
   """Means over the episodes of a step.
 
+  Args:
+    groups: finished prompts.
+    channel: the reward that says whether an episode was right.
+    score: the environment's `(task, episode) -> {name: float}`; its 'accuracy' is the success.
+
   Returns:
-    `reward/<channel>` summed over each episode; `success`: mean of the environment's 'correct' where it says so, otherwise the share
-    of returns on `channel` above 0.5; `zero_variance` share of prompts whose returns are all equal; `turns`; `cut_off`, `failed`
+    `reward/<channel>` summed over each episode; `success`: the score's 'accuracy', otherwise the mean of the metric 'correct',
+    otherwise the share of returns on `channel` above 0.5; the other scores by their names; `zero_variance` share of prompts whose returns are all equal; `turns`; `cut_off`, `failed`
     shares of all ends; `valid_action` share of actions the environment could read; `env/<name>` sums of its other metrics, means over
     episodes; counts of prompts' events as `grow/<name>`.
   """
@@ -33,6 +38,13 @@ def summarise(groups: Sequence[Group], channel: str = 'task') -> dict[str, float
     out['success'] = metrics.pop('correct') / n
   elif channel in ret and len(ret[channel]):
     out['success'] = float((ret[channel] > .5).mean())
+  if score is not None and episodes:
+    scores = [score(e.task, e) for e in episodes]
+    means = {k: float(np.mean([s.get(k, 0.) for s in scores])) for k in dict.fromkeys(k for s in scores for k in s)}
+    out['success'] = means.pop('accuracy', out.get('success', 0.))
+    out |= means
+    for k in means:
+      metrics.pop(k, None)
   spread = []
   for g in groups:
     r = [sum(node.reward.get(channel) or 0. for node in e.nodes) for e in walk.episodes(g)]

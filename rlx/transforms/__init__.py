@@ -1,0 +1,1 @@
+"""Transforms `(batch) -> batch`: columns written before credit is given. One file each; `c.transforms`."""

@@ -1,6 +1,7 @@
 """From tracks to one number: credit, weights, terms; the numbers of the sheets; what may be cut into microbatches and packed."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,11 @@ def flat(b, **kw):
   return Out(**{**dict(logp=b.tokens.logp, entropy=zero, value={}, extra={}), **kw})
 
 
+def loss_of(fn):
+  """A factory of a loss without hyperparameters."""
+  return lambda: Loss(lambda out, batch, adv, stats: fn(out, adv))
+
+
 # ---- the sheets --------------------------------------------------------------------------------------------------------
 
 def test_trust_sql_two_tracks():
@@ -82,26 +88,24 @@ def test_averages_sheet():
   """Losses 1 2 3 | 4: token mean 2.5, mean over sequences 3, over a fixed length of 4: 1.25; and what a selector drops."""
   b = toy.batch([-1, -1], n_tokens=[3, 1], task=0)
   numbers = jnp.array([[1., 2, 3], [4, 9, 9]])
-  def mean(average, selector=()):
-    tracks = one(Loss_of(lambda out: numbers), 'ones', average=average, selector=selector)
-    return float(worth(tracks, b, flat(b))[0])
+  def mean(average, keep=b.tokens.mask):
+    tracks = one(loss_of(lambda out, adv: numbers), average=average)
+    credits, hypers = dict(main=objective.Credit(adv=numbers, keep=keep)), objective.floats(tracks, 0)
+    return float(objective.total(tracks, hypers, flat(b), b, credits, objective.weights(tracks, hypers, b, credits), dict(main=[()]))[0])
   assert mean('token_mean') == 2.5 and mean('seq_mean') == 3 and mean('turn_mean') == 3
   assert mean(dict(name='constant', length=4)) == mean(dict(name='constant', length=4.)) == 1.25
-  few = lambda b, keep: keep & jnp.array([[1, 1, 0], [1, 0, 0]], bool)
-  assert mean('original_tokens', (few,)) == 7 / 4 and mean('token_mean', (few,)) == pytest.approx(7 / 3)
-  none = lambda b, keep: keep & False
-  assert [mean(a, (none,)) for a in ('token_mean', 'seq_mean', 'original_tokens')] == [0, 0, 0]
-
-
-def Loss_of(fn, **kw):
-  """A factory of a loss without hyperparameters."""
-  return lambda: Loss(lambda out, batch, adv, stats: fn(out), **kw)
+  few = b.tokens.mask & jnp.array([[1, 1, 0], [1, 0, 0]], bool)
+  assert mean('original_tokens', few) == 7 / 4 and mean('token_mean', few) == pytest.approx(7 / 3)
+  assert [mean(a, few & False) for a in ('token_mean', 'seq_mean', 'original_tokens')] == [0, 0, 0]
 
 
 def test_a_length_may_be_a_schedule():
   b = toy.batch([-1, -1], n_tokens=[3, 1], task=0)
-  tracks = one(Loss_of(lambda out: jnp.ones_like(out.logp)), 'ones', average=dict(name='constant', length=dict(schedule='linear', start=4, end=8, steps=2)))
-  assert [float(worth(tracks, b, flat(b), step)[0]) for step in (0, 1, 2)] == pytest.approx([.5, 4 / 6 / 2, .25])
+  tracks = one(average=dict(name='constant', length=dict(schedule='linear', start=4, end=8, steps=2)))
+  _, credits, _ = credit(tracks, b)
+  weight = jax.jit(lambda h: objective.weights(tracks, h, b, credits)['main'])
+  assert [float(jnp.sum(weight(objective.floats(tracks, step)))) for step in (0, 1, 2)] == pytest.approx([.5, 4 / 6 / 2, .25])
+  assert weight._cache_size() == 1
 
 
 # ---- losses of sequences -----------------------------------------------------------------------------------------------
@@ -196,10 +200,16 @@ TRACKS = assemble.tracks(dict(
            loss=('ppo_clip', dict(name='value', clip=.5, coef=.5)), average='original_tokens')))
 
 
+@functools.cache
+def whole():
+  b = rlvr()
+  return worth(TRACKS, b, outs(b))
+
+
 def test_microbatched_equals_whole():
   b = rlvr()
   out, hypers = outs(b), objective.floats(TRACKS, 0)
-  whole, grad, parts = worth(TRACKS, b, out)
+  want, grad, parts = whole()
   b, credits, carry = jax.jit(lambda b: credit(TRACKS, b))(b)
   weight = objective.weights(TRACKS, hypers, b, credits)
   carry, stats = objective.prepare(TRACKS, hypers, carry, out, b, credits, KEY)
@@ -216,10 +226,10 @@ def test_microbatched_equals_whole():
     (v, p), g = step(few.logp, few, piece)
     value, sums = value + v, {k: sums.get(k, 0) + x for k, x in p.items()}
     grads.append(g)
-  close(value, whole, 1e-6)
+  close(value, want, 1e-6)
   close([sums[k] for k in 'abcd'], [parts[k] for k in 'abcd'], 1e-6)
   close(jnp.concatenate(grads), grad, 1e-6)
-  close(whole, parts['a'] + .7 * parts['b'] + parts['c'] + parts['d'], 1e-6)
+  close(want, parts['a'] + .7 * parts['b'] + parts['c'] + parts['d'], 1e-6)
   assert min(abs(float(p)) for p in parts.values()) > 1e-3 and np.abs(grad).max() > 1e-2
 
 
@@ -234,26 +244,23 @@ def spread(x, pair, sequences):
   return jnp.asarray(out)
 
 
-@pytest.mark.parametrize('pair', [2, 3])
-def test_packed_equals_unpacked(pair):
-  b, p = rlvr(), rlvr(pack=pair)
-  out = outs(b)
-  value, grad, parts = worth(TRACKS, b, out)
-  v, g, q = worth(TRACKS, p, jax.tree.map(lambda x: spread(x, pair, p), out))
+def test_packed_equals_unpacked():
+  """Three sequences a row."""
+  p, (value, grad, parts) = rlvr(pack=3), whole()
+  v, g, q = worth(TRACKS, p, jax.tree.map(lambda x: spread(x, 3, p), outs(rlvr())))
   close(v, value, 1e-6)
-  close(g, spread(grad, pair, p), 1e-6)
+  close(g, spread(grad, 3, p), 1e-6)
   close([q[k] for k in 'abcd'], [parts[k] for k in 'abcd'], 1e-6)
 
 
 def test_no_advantage_no_policy_gradient():
   """And at ratio 1 the gradient of PPO is that of REINFORCE."""
-  b = dataclasses.replace(rlvr(), prompt={})
+  b = rlvr()
   zero = lambda batch: jnp.zeros(batch.nodes.parent.shape)
   assert not np.any(worth(one(estimator=zero), b, outs(b))[1])
-  reinforce = Loss_of_adv = lambda: Loss(lambda out, batch, adv, stats: -adv * out.logp)
   same = outs(b)
   b = dataclasses.replace(b, tokens=dataclasses.replace(b.tokens, logp=same.logp))
-  close(worth(one(), b, same)[1], worth(one(reinforce), b, same)[1], 1e-7)
+  close(worth(one(), b, same)[1], worth(one(loss_of(lambda out, adv: -adv * out.logp)), b, same)[1], 1e-7)
 
 
 # ---- credit ------------------------------------------------------------------------------------------------------------
@@ -285,12 +292,13 @@ def test_shapes_are_refused():
   b = toy.batch([-1, 0, -1], task=0, n_tokens=2)
   per_token, per_step = lambda batch: jnp.zeros((2, 4)), lambda batch, adv: jnp.zeros(3)
   per_step.__name__ = 'mine'
+  refused = lambda tracks: jax.eval_shape(lambda b: credit(tracks, b), b)
   with pytest.raises(ValueError, match="'mine' works on steps and cannot stand behind '<lambda>', which works on tokens"):
-    credit(one(estimator=(per_token, per_step)), b)
+    refused(one(estimator=(per_token, per_step)))
   with pytest.raises(ValueError, match=r"estimator '<lambda>' gave \(2,\); it must give \[N\] = \(3,\) or \[R, T\] = \(2, 4\)"):
-    credit(one(estimator=lambda batch: jnp.zeros(2)), b)
+    refused(one(estimator=lambda batch: jnp.zeros(2)))
   with pytest.raises(ValueError, match=r"selector '<lambda>' gave float32\(2, 4\); it must give bool\(2, 4\)"):
-    credit(one(selector=(lambda batch, keep: keep.astype(jnp.float32),)), b)
+    refused(one(selector=(lambda batch, keep: keep.astype(jnp.float32),)))
 
 
 def test_what_the_loop_supplies():

@@ -16,7 +16,7 @@ def run(steps=20, **kw):
   for s in range(steps):
     r = {'step': s, 'phase': 'warm' if s < steps // 2 else 'rl', 'wall_s': 30. * s, 'loss/main': 1 / (s + 1.)}
     if s >= steps // 2:
-      r |= {'success': s / steps, 'env/explored': 1., 'seconds/sample': 2., 'seconds/update': 1., 'kl': None}
+      r |= {'success': s / steps, 'explored': 1., 'seconds/sample': 2., 'seconds/update': 1., 'kl': None}
     if s % 5 == 4:
       r |= {f'eval/held_out/{t}/accuracy{end}': .5 + d + float(t) / 10
             for t in ('0.0', '1.0') for end, d in (('', 0.), ('_low', -.1), ('_high', .1))}
@@ -50,7 +50,7 @@ def test_default_panels_are_those_with_data(tmp_path):
 
 
 def test_panel_draws_the_records():
-  picture = plots.History(run()).plot('loss/*', ('success', 'env/explored'), 'eval/*/1.0/accuracy')
+  picture = plots.History(run()).plot('loss/*', ('success', 'explored'), 'eval/*/1.0/accuracy')
   loss, pair, accuracy = picture.axes
   raw = [line for line in loss.lines if line.get_alpha()]
   np.testing.assert_allclose(np.concatenate([line.get_ydata() for line in raw]), [1 / (s + 1) for s in range(20)])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rlx import testing, toy, tree
-from rlx.estimators.gae import ahead, gae, last_token, whitened
+from rlx.along import ahead, last_token, whitened
+from rlx.estimators.gae import gae
 
 
 def walk(x, decay, b, live, idle):

@@ -1,0 +1,163 @@
+"""What is said of a finished episode or prompt: rewards, some of them coroutines, and probes on the warm cache."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlx import walk
+from rlx.grow import engine as engines
+from rlx.grow import workers
+from rlx.types import Episode, Group, Node, View
+
+REDUCE = dict(mean_logp=lambda logp, entropy: logp.mean(), sum_logp=lambda logp, entropy: logp.sum(),
+              mean_entropy=lambda logp, entropy: entropy.mean())
+
+
+# ---- rewards -----------------------------------------------------------------------------------------------------------
+
+def pay(prompt: Any, path: Sequence[int], rewards: Sequence[Callable]) -> None:
+  """The rewards of one episode, as it ends; a coroutine is started and not waited for."""
+  episode = Episode(prompt.task, [prompt.tree[i] for i in path], path)
+  for fn in rewards:
+    if _grain(fn) == 'episode':
+      verdict = fn(episode)
+      if inspect.isawaitable(verdict):
+        prompt.waiting.append((fn, [episode], workers.later(verdict)))
+      else:
+        _write(prompt, fn, [episode], [verdict])
+
+
+def compare(prompt: Any, rewards: Sequence[Callable]) -> None:
+  """The rewards of a whole prompt, once its episodes have theirs."""
+  prompt.compared = True
+  episodes = list(walk.episodes(Group(prompt.task, prompt.tree)))
+  for fn in rewards:
+    if _grain(fn) == 'group' and episodes:
+      verdicts = fn(episodes)
+      if inspect.isawaitable(verdicts):
+        prompt.waiting.append((fn, episodes, workers.later(verdicts)))
+      else:
+        _write(prompt, fn, episodes, verdicts)
+
+
+def settle(prompts: Sequence[Any], rewards: Sequence[Callable], lost: dict[str, list[str]]) -> None:
+  """Waits for every verdict that is under way.
+
+  Where a coroutine raises there is no verdict: None on the last step of each episode it was asked about, on every channel it
+  writes that has nothing there, and 'reward_errors' is counted. `lost` collects what each reward raised, '' where nothing.
+  """
+  for prompt in prompts:
+    _wait(prompt, lost)
+  for prompt in prompts:
+    if not prompt.compared:
+      compare(prompt, rewards)
+  for prompt in prompts:
+    _wait(prompt, lost)
+
+
+def _wait(prompt, lost):
+  waiting, prompt.waiting = prompt.waiting, []
+  for fn, episodes, future in waiting:
+    try:
+      verdict = future.result()
+    except Exception as e:   # a judge is foreign code, often behind a network
+      lost.setdefault(_name(fn), []).append(f'{type(e).__name__}: {e}')
+      prompt.metrics['reward_errors'] = prompt.metrics.get('reward_errors', 0.) + 1
+      for episode in episodes:
+        for channel in _channels(fn):
+          episode.nodes[-1].reward.setdefault(channel, None)
+      continue
+    lost.setdefault(_name(fn), []).append('')
+    _write(prompt, fn, episodes, [verdict] if _grain(fn) == 'episode' else verdict)
+
+
+def _write(prompt, fn, episodes, verdicts):
+  """{channel: one float a step, or None} onto the steps of each episode; a shared step keeps the first verdict that is one."""
+  name = _name(fn)
+  if not isinstance(verdicts, Sequence) or len(verdicts) != len(episodes):
+    given = len(verdicts) if isinstance(verdicts, Sequence) else type(verdicts).__name__
+    raise ValueError(f"the reward '{name}' gave {given} verdicts for {len(episodes)} episodes: it returns one dict an episode.")
+  for episode, verdict in zip(episodes, verdicts, strict=True):
+    if not isinstance(verdict, Mapping):
+      raise ValueError(f"the reward '{name}' gave {verdict!r}: it returns a dict from channels to one number a step.")
+    for channel, values in verdict.items():
+      if not isinstance(values, Sequence | np.ndarray) or len(values) != len(episode.steps):
+        given = len(values) if isinstance(values, Sequence | np.ndarray) else repr(values)
+        raise ValueError(f"the reward '{name}' gave {given} numbers on '{channel}' for {len(episode.steps)} steps.")
+      for s, v in zip(episode.steps, values, strict=True):
+        there = prompt.tree[s].reward.get(channel)
+        if there is not None and prompt.authors.get((s, channel)) is not fn:
+          raise ValueError(f"the reward '{name}' writes '{channel}', which the environment or another reward pays already: "
+                           'give it a channel of its own.')
+        if there is None:
+          prompt.tree[s].reward[channel] = None if v is None else float(v)
+          prompt.authors[s, channel] = fn
+
+
+def _grain(fn):
+  return getattr(fn, 'grain', 'episode')
+
+
+def _name(fn):
+  return getattr(fn, '__name__', type(fn).__name__)
+
+
+def _channels(fn):
+  written = [w.removeprefix('reward/') for w in getattr(fn, 'writes', ()) if w.startswith('reward/')]
+  return written or ['task']
+
+
+# ---- probes ------------------------------------------------------------------------------------------------------------
+
+def probe(prompt: Any, view: View, probes: Sequence[Callable], engine: engines.Engine, *, shown: Callable, key: jax.Array,
+          sampling: Mapping[str, float]) -> dict[str, float]:
+  """Runs the probes of a finished prompt on the warm cache and reduces each to one number.
+
+  Args:
+    prompt: whose `tree` gets the values.
+    view: of it.
+    probes: what is asked.
+    engine: the policy's.
+    shown: (step, room) -> ids that stand before the suffix, None where they leave no such room; step -1: the prompt.
+    key: the step's key.
+    sampling: of continuations.
+
+  Returns:
+    What is known of the prompt itself. A probe that does not fit a slot has no value and is counted as 'probes_full'.
+  """
+  tok, known, jobs = engine.model.tokenizer, {}, []
+  for i, p in enumerate(p for fn in probes for p in fn(view)):
+    if not -1 <= p.node < len(prompt.tree):
+      raise ValueError(f"the probe '{p.name}' asks about step {p.node}; the tree has {len(prompt.tree)}.")
+    if p.reduce not in REDUCE or p.reduce == 'mean_entropy' and not p.samples:
+      raise ValueError(f"the probe '{p.name}' has reduce='{p.reduce}'; there are {sorted(REDUCE)}, and 'mean_entropy' needs samples.")
+    before, after = (list(tok.encode(text)) for text in (p.suffix[:p.score_from], p.suffix[p.score_from:]))
+    context = shown(p.node, len(before) + max(len(after) + p.limit * (p.samples > 0), 1))
+    if context is None:
+      prompt.metrics['probes_full'] = prompt.metrics.get('probes_full', 0.) + 1
+    else:
+      jobs.append((i, p, list(context), before, after))
+
+  forced = [j for j in jobs if not j[1].samples]
+  scores = engines.score(engine, [c for _, _, c, _, _ in forced], [b + a for _, _, _, b, a in forced])
+  for (_, p, _, before, after), logp in zip(forced, scores, strict=True):
+    _put(prompt, known, p, REDUCE[p.reduce](logp[len(before):], None) if after else 0.)
+  for i, p, context, before, after in jobs:
+    if not p.samples:
+      continue
+    codes, got = [(prompt.index, 0x70000000 + i, s) for s in range(p.samples)], []
+    drawn = engines.keys(key, codes, p.samples)
+    while len(got) < p.samples:
+      some = drawn[len(got):len(got) + max(engines.vacant(engine), 1)]
+      got += engines.speak(engine, [engines.Request(context + before + after, -1, k, dict(sampling), p.limit) for k in some])
+      for speech in got[-len(some):]:
+        engines.free(engine, speech.slot)
+    _put(prompt, known, p, np.mean([REDUCE[p.reduce](g.logp, g.entropy) for g in got]))
+  return known
+
+
+def _put(prompt, known, p, value):
+  (prompt.tree[p.node].value if p.node >= 0 else known)[p.name] = float(value)

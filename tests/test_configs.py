@@ -1,0 +1,47 @@
+"""Every config is built, traced, and runs two steps of each phase; nothing is compiled more often than it has shapes."""
+
+import glob
+import json
+import os
+
+import numpy as np
+import pytest
+
+from rlx import assemble, config, train
+from rlx.check import check
+
+CONFIGS = sorted(f for f in glob.glob('configs/*.py') if os.path.basename(f) not in ('base.py', '__init__.py'))
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_check(path):
+  c = config.load(path)
+  env = assemble.environment(c)
+  lines = check(c, env, [assemble.phase(one, env) for one in assemble.phases(c)]).splitlines()
+  assert len(lines) == len(c.phases) and all('parameters' in line for line in lines)
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_smoke(path, tmp_path):
+  c = config.load(f'{path}:smoke', {'workdir': str(tmp_path)})
+  records = list(train.iterate(c))
+  assert [r['phase'] for r in records] == [p['name'] for p in c.phases for _ in range(2)]
+  for r in records:
+    losses = [v for k, v in r.items() if 'loss/' in k]
+    assert losses and np.isfinite(losses).all() and r['skipped'] == 0
+  train.finish(c)
+  for name in ('metrics.jsonl', 'curves.png', 'report.html', 'config.json', 'tokenizer.json'):
+    assert (tmp_path / name).stat().st_size > 100, name
+  with open(tmp_path / 'config.json', encoding='utf-8') as f:
+    assert json.load(f)['name'] == c.name
+
+
+def test_nothing_is_compiled_twice(tmp_path):
+  """Steps of changing sizes compile as many programs as there are shapes, and no more later."""
+  c = config.load('tests/configs/tiny.py', {'workdir': str(tmp_path), 'phases[0].steps': 6, 'phases[1].steps': 8, 'eval.every': 3,
+                                            'sampler.buckets': (4,), 'tracks.main.loss[0]': {'name': 'ppo_clip', 'low': {
+                                                'schedule': 'linear', 'start': .1, 'end': .3, 'steps': 8}}})
+  compiles = [(r['phase'], r['compiles']) for r in train.iterate(c)]
+  warm = max(n for phase, n in compiles if phase == 'warm')
+  assert warm <= 1 + 1 + 2 * 2                       # assess, update; extend and decode for 2 numbers of rows each
+  assert max(n for _, n in compiles) <= 1 + 1 + 2 * 2 + 1   # and fork
