@@ -35,5 +35,6 @@ def get_config():
                 phases=('warm', 'rl'))
   c.summary = (('warm_start', 'eval/questions/1/accuracy@warm'), ('held_out_questions', 'eval/questions/1/accuracy'),
                ('held_out_databases', 'eval/databases/1/accuracy'))
-  c.smoke = (('sampler.slots', 16), ('sampler.buckets', ()), ('on_policy_prompts', 2))
+  c.smoke = (('sampler.slots', 4), ('sampler.buckets', ()), ('on_policy_prompts', 1), ('explorer.width', 4), ('phases[0].on_policy_prompts', 4),
+             ('buckets', (dict(rows=8, width=640, nodes=64, prompts=16),)), ('eval.prompts', 4), ('models.policy.layers', 1))
   return c

@@ -91,14 +91,24 @@ def digest(value: Any) -> str:
   return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def made(kind: str, spec: Any, **runtime) -> Any:
+  """Builds and calls a factory; what it says of its arguments becomes a `ConfigError`."""
+  bound = config.build(kind, spec)
+  try:
+    return bound.call(**runtime)
+  except ConfigError:
+    raise
+  except (ValueError, TypeError, KeyError, OSError) as e:
+    raise ConfigError(f"{kind} '{bound.name}': {e}") from e
+
+
 # ---- the world ---------------------------------------------------------------------------------------------------------
 
 def environment(c: ml_collections.ConfigDict) -> Any:
   """The environment."""
   if c.env is None:
     raise ConfigError("the config has no env: set c.env, for example dict(name='sql').")
-  bound = config.build('env', c.env)
-  return bound.call(seed=c.seed)
+  return made('env', c.env, seed=c.seed)
 
 
 def tokenizer(c: ml_collections.ConfigDict, env: Any, folder: str = '') -> Any:
@@ -108,11 +118,10 @@ def tokenizer(c: ml_collections.ConfigDict, env: Any, folder: str = '') -> Any:
   saved = os.path.join(folder, 'tokenizer.json') if folder else ''
   if saved and os.path.isfile(saved):
     return tokenizers.file(path=saved)
-  bound = config.build('tokenizer', c.tokenizer)
-  made = bound.call(texts=_texts(env, c.seed) if 'texts' in bound.takes else None)
+  tok = made('tokenizer', c.tokenizer, texts=_texts(env, c.seed))
   if saved:
-    made.save(saved)
-  return made
+    tok.save(saved)
+  return tok
 
 
 def _texts(env, seed):
@@ -156,7 +165,7 @@ def policies(c, name, spec, size):
   given = bound.static.get('vocab')
   if given is not None and given != size:
     raise ConfigError(f"model '{name}' has a vocabulary of {given}, the tokenizer one of {size}: leave `vocab` out or make them equal.")
-  return bound.call(vocab=size)
+  return made('policy', spec, vocab=size)
 
 
 def with_heads(params: Any, policy: Any, heads: tuple, key: jax.Array) -> Any:
@@ -164,8 +173,8 @@ def with_heads(params: Any, policy: Any, heads: tuple, key: jax.Array) -> Any:
   if not heads:
     return params
   hidden = jax.numpy.zeros((1, policy.config.dim), jax.numpy.float32)
-  made = {h: value_head().init(jax.random.fold_in(key, zlib.crc32(h.encode()) & 0x7fffffff), hidden) for h in heads}
-  return {**params, 'heads': made}
+  values = {h: value_head().init(jax.random.fold_in(key, zlib.crc32(h.encode()) & 0x7fffffff), hidden) for h in heads}
+  return {**params, 'heads': values}
 
 
 # ---- phases ------------------------------------------------------------------------------------------------------------
@@ -225,10 +234,10 @@ def learners(c: ml_collections.ConfigDict) -> tuple[Learner, ...]:
     if unknown or not {'model', 'tracks'} <= set(spec):
       raise ConfigError(f"learner '{name}' has {sorted(spec)}; it needs model and tracks, and may have {sorted(set(own) - {'model', 'tracks'})} and when.")
     when = spec.pop('when', 'after')
-    made = _learner(name, {**own, **spec}, c, when)
-    if any(made.model == other.model for other in out):
-      raise ConfigError(f"learner '{name}' trains the model '{made.model}', which another learner trains already: put its tracks there.")
-    out.insert(0, made) if when == 'before' else out.append(made)
+    one = _learner(name, {**own, **spec}, c, when)
+    if any(one.model == other.model for other in out):
+      raise ConfigError(f"learner '{name}' trains the model '{one.model}', which another learner trains already: put its tracks there.")
+    out.insert(0, one) if when == 'before' else out.append(one)
   return tuple(out)
 
 
@@ -281,12 +290,12 @@ def phase(c: ml_collections.ConfigDict, env: Any) -> Phase:
   segment, = call('segment', c.segment) if c.segment else (None,)
   rows, = call('rows', c.rows)
   plan = rollout.Plan(
-      env=env, explorer=config.build('explorer', c.explorer).call(), context=context, rewards=call('reward', c.rewards),
+      env=env, explorer=made('explorer', c.explorer), context=context, rewards=call('reward', c.rewards),
       probes=call('probe', c.probes), scorers={k: call('scorer', v)[0] for k, v in c.scorers.items()},
       sampling={k: v for k, v in c.sampling.items()}, max_steps=c.sampler.max_steps, workers=c.sampler.workers)
   return Phase(
       name=c.phase.name, steps=c.phase.steps, prompts=c.on_policy_prompts, source=config.build('source', c.phase.source),
-      curriculum=config.build('curriculum', c.curriculum).call(env=env, seed=c.seed), plan=plan, rows=rows, segment=segment,
+      curriculum=made('curriculum', c.curriculum, env=env, seed=c.seed), plan=plan, rows=rows, segment=segment,
       labels={k: call('label', v)[0] for k, v in c.labels.items()}, buckets=tuple(sorted(made_buckets, key=lambda b: b.rows * b.width)),
       transforms=config.chain('transform', c.transforms), learners=learners(c), config=c)
 
@@ -297,11 +306,11 @@ def _bound(b):
     def call(*args):
       return b.call(*args)
   else:
-    made = b.call()
+    stateful = b.call()
     def call(*args):
-      call.state, verdict = made.update(call.state, *args)
+      call.state, verdict = stateful.update(call.state, *args)
       return verdict
-    call.state = made.init()
+    call.state = stateful.init()
   for mark in ('grain',):
     if hasattr(b.fn, mark):
       setattr(call, mark, getattr(b.fn, mark))

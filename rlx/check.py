@@ -1,5 +1,6 @@
 """Checks a config before anything is loaded or trained: every phase is traced on an abstract batch."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import ml_collections
 
 from rlx import assemble
 from rlx.config import ConfigError
+from rlx.learn import mesh as meshes
 from rlx.learn import objective
 from rlx.learn.pack import Bucket
 from rlx.types import Batch, Model, Nodes, Tokens
@@ -39,6 +41,11 @@ def _column(table, values):
   out = _Column(values)
   out.table = table
   return out
+
+
+def _columned(batch):
+  """The batch with streams that know their name again: a method that adds one makes a plain dict of them."""
+  return dataclasses.replace(batch, tokens=dataclasses.replace(batch.tokens, stream=_column('stream', dict(batch.tokens.stream))))
 
 
 def check(c: ml_collections.ConfigDict, env: Any, phases: Sequence[assemble.Phase]) -> str:
@@ -74,11 +81,15 @@ def _vocab(c, spec, size):
 
 
 def files(c: ml_collections.ConfigDict) -> None:
-  """Files and folders that the config names must be there."""
+  """Files, folders and devices that the config names must be there."""
   spec = c.tokenizer
   path = spec.get('path') if hasattr(spec, 'get') else None
   if path and not os.path.isfile(path):
     raise ConfigError(f"tokenizer file '{path}' does not exist: give c.tokenizer.path an existing tokenizer.json.")
+  try:
+    meshes.create(**c.mesh)
+  except (TypeError, ValueError) as e:
+    raise ConfigError(f'c.mesh: {e}') from e
   if c.init_from and not os.path.isdir(c.init_from):
     raise ConfigError(f"init_from '{c.init_from}' does not exist: give it the workdir of a run.")
 
@@ -89,7 +100,7 @@ def _trace(phase, policies, params, batch):
   key, step = jax.random.key(0), jnp.int32(0)
   where = f"phase '{phase.name}'"
   for t in phase.transforms:
-    batch = _said(f"{where}: transform '{t.name}'", lambda t=t, batch=batch: t.call(batch, models=real, step=step, key=key))
+    batch = _columned(_said(f"{where}: transform '{t.name}'", lambda t=t, batch=batch: t.call(batch, models=real, step=step, key=key)))
   for learner in phase.learners:
     for name, track in learner.tracks.items():
       one, at = {name: track}, f"{where}: track '{name}' of learner '{learner.name}'"
@@ -97,7 +108,7 @@ def _trace(phase, policies, params, batch):
       named = batch
       batch, credits, carry = _said(f'{at} ({_chain(track)})', lambda: objective.credit(
           one, hypers, objective.init(one), named, step=step, key=key, models=real))
-      columns = batch
+      columns, batch = _columned(batch), named
 
       def loss():
         from rlx.learn.forward import forward

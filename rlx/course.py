@@ -49,6 +49,6 @@ def first_states(phase: assemble.Phase, world: assemble.World) -> dict[str, Any]
   trained = {l.model: l for l in phase.learners}
   specs = phase.config.models
   copied = {n: s['copy'] for n, s in specs.items() if assemble.copies(s)}
-  params = {n: jax.tree.map(jnp.copy, world.models[copied.get(n, n)].params) for n in world.models}
+  params = {n: jax.tree.map(jnp.copy, world.models[copied[n]].params) if n in copied else world.models[n].params for n in world.models}
   return dict(states={l.name: state.create(params[m], l.tx, l.tracks) for m, l in trained.items()},
               frozen={n: p for n, p in params.items() if n not in trained})

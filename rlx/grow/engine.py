@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rlx.grow import sampling
@@ -278,8 +277,11 @@ def _read(engine, slots, contexts, score=False):
 
 
 def _current(engine):
-  """The slots with the lengths the host has decided on, as a copy: the host goes on changing its own."""
-  return dataclasses.replace(engine.slots, length=jnp.array(engine.length))
+  """The slots with the lengths the host has decided on.
+
+  A copy by numpy, since calls run later than they are made and may read the host's own memory, also through `jnp.array`.
+  """
+  return dataclasses.replace(engine.slots, length=engine.length.copy())
 
 
 def _bucket(limits, n):

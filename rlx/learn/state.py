@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 import optax
 
 from rlx.learn import objective
 from rlx.learn.forward import forward
+from rlx.learn.mesh import replicated
 from rlx.types import Array, Batch, Out, Policy, struct
 
 
@@ -23,8 +25,23 @@ class TrainState:
 
 
 def create(params: Any, tx: optax.GradientTransformation, tracks: Mapping[str, objective.Track]) -> TrainState:
-  """A learner's first state."""
-  return TrainState(params=params, opt_state=tx.init(params), carry=objective.init(tracks), updates=jnp.int32(0))
+  """A learner's first state. It has the types and the places of all that follow, so that an update is compiled once."""
+  params = jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), params)      # no weak types
+  state = TrainState(params=params, opt_state=tx.init(params), carry=objective.init(tracks), updates=jnp.int32(0))
+  where = shardings(params, tx, tracks)
+  return state if where is None else jax.device_put(state, where)
+
+
+def shardings(params: Any, tx: optax.GradientTransformation, tracks: Mapping[str, objective.Track]) -> TrainState | None:
+  """Where a state lives: moments where their parameters are, all else on every device. None: the parameters are on no mesh."""
+  mesh = next((x.sharding.mesh for x in jax.tree.leaves(params) if isinstance(getattr(x, 'sharding', None), NamedSharding)), None)
+  if mesh is None:
+    return None
+  everywhere, here = replicated(mesh), jax.tree.map(lambda x: x.sharding, params)
+  opt_state = optax.tree_utils.tree_map_params(
+      tx, lambda x, p, s: s if x.shape == p.shape else everywhere, jax.eval_shape(tx.init, params), params, here,
+      transform_non_params=lambda _: everywhere)
+  return TrainState(params=here, opt_state=opt_state, carry=jax.tree.map(lambda _: everywhere, objective.init(tracks)), updates=everywhere)
 
 
 def take(batch: Batch, credits: Mapping, rows: Array) -> tuple[Batch, Mapping]:
@@ -38,14 +55,16 @@ def take(batch: Batch, credits: Mapping, rows: Array) -> tuple[Batch, Mapping]:
 
 
 def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.GradientTransformation, *, temperature: float,
-           microbatch: int | None = None, actions: int | None = None, implementation: str | None = None) -> Callable:
-  """Makes the jitted update of a learner.
+           microbatch: int | None = None, actions: int | None = None, implementation: str | None = None,
+           where: TrainState | None = None) -> Callable:
+  """Makes the jitted update of a learner; `where` are the `shardings` of its state, which it keeps.
 
   Returns:
     `step(state, batch, credits, rows [M], hypers, key) -> (state, metrics)`: one optimizer step on the rows of the batch; the
     state's buffers are donated. A gradient that is not finite leaves the parameters as they were and is counted in `skipped`.
     Metrics are means over kept tokens: `loss/<track>`, `entropy`, `kl` (k3 of the behaviour from the policy), `ratio_gap`
-    mean |r - 1|, `clip_share` (kept tokens with an advantage whose gradient a loss cut to 0), `grad_norm`, `tokens`.
+    mean |r - 1|, `nll`, `tokens`; beside them `grad_norm` and `clip_share`: of the kept tokens with an advantage, those whose
+    policy gradient a loss cut to 0.
   """
   looks = objective.prepared(tracks)
 
@@ -105,7 +124,7 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
     return state, dict({f'loss/{k}': v for k, v in parts.items()}, **seen, grad_norm=norm, tokens=tokens,
                        skipped=1 - fine.astype(jnp.float32))
 
-  return jax.jit(step, donate_argnums=(0,))
+  return jax.jit(step, donate_argnums=(0,), out_shardings=(where, None))
 
 
 def _seen(out: Out, batch: Batch, credits: Mapping[str, objective.Credit]) -> dict[str, Array]:
@@ -120,9 +139,9 @@ def _seen(out: Out, batch: Batch, credits: Mapping[str, objective.Credit]) -> di
 
 
 def _clipped(tracks, hypers, out, batch, credits, weight, stats) -> tuple[Array, Array]:
-  """(kept tokens with an advantage that a loss reads, those of them whose log-probability it moves nothing by), over all tracks.
+  """(kept tokens whose advantage a loss reads, those of them whose log-probability then has no slope), added up over tracks.
 
-  Terms that read no advantage (KL, entropy) move a clipped token too: what counts is what is left without them.
+  Terms that read no advantage (KL, entropy) give a clipped token a slope too; it is compared with the slope at advantage 0.
   """
   acted = clipped = jnp.float32(0)
   for name, track in tracks.items():

@@ -29,7 +29,7 @@ def make(learners: Sequence, transforms: Sequence, models: Mapping[str, Model], 
   Args:
     learners: `assemble.Learner`s.
     transforms: bound transforms, in order.
-    models: name -> model; only policies and tokenizers are used, parameters come as arguments.
+    models: name -> model; of the parameters only the places are used, they come as arguments.
     mesh: where rows and parameters live.
     buckets: the shapes; each has its own `actions`.
     temperature: of the behaviour, so that `forward` reproduces its log-probabilities.
@@ -50,12 +50,15 @@ def make(learners: Sequence, transforms: Sequence, models: Mapping[str, Model], 
       for c in credits.values():
         alive |= jnp.any(c.keep, axis=1)
       return batch, credits, carry, alive, {name: node_mean(c.adv, batch) for name, c in credits.items()}
-    return jax.jit(run)
+    carry = None if where[learner.name] is None else where[learner.name].carry
+    return jax.jit(run, out_shardings=(None, None, carry, None, None))
 
+  where = {l.name: state.shardings(models[l.model].params, l.tx, l.tracks) for l in learners}
   return Functions(
       jax.jit(transform) if transforms else None, {l.name: assess(l) for l in learners},
       {(l.name, b): state.update(l.tracks, models[l.model].policy, l.tx, temperature=temperature, microbatch=l.microbatch,
-                                 actions=b.actions, implementation=implementation) for l in learners for b in buckets}, mesh)
+                                 actions=b.actions, implementation=implementation, where=where[l.name])
+       for l in learners for b in buckets}, mesh)
 
 
 def put(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:

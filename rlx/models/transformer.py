@@ -193,7 +193,7 @@ def _init(c, key):
       embed=dict(table=table), norm=norm(c.dim),
       layers=dict(attention_norm=norm(c.layers, c.dim), attention=attention, mlp_norm=norm(c.layers, c.dim), mlp=mlp))
   if not c.tied:
-    params['head'] = dict(kernel=jax.random.normal(next(keys), (c.dim, c.vocab), jnp.float32) / math.sqrt(c.dim))
+    params['head'] = dict(kernel=jax.random.normal(next(keys), (c.dim, c.vocab), jnp.float32) * (c.init_scale / math.sqrt(c.dim)))
   return params
 
 

@@ -20,7 +20,7 @@ def summarise(groups: Sequence[Group], channel: str = 'task', score: Callable | 
     `reward/<channel>` summed over each episode; `success`: the score's 'accuracy', otherwise the mean of the metric 'correct',
     otherwise the share of returns on `channel` above 0.5; the other scores by their names; `zero_variance` share of prompts whose returns are all equal; `turns`; `cut_off`, `failed`
     shares of all ends; `valid_action` share of actions the environment could read; `env/<name>` sums of its other metrics, means over
-    episodes; counts of prompts' events as `grow/<name>`.
+    episodes; `backstops` of all steps, failed ones too; counts of prompts' events as `grow/<name>`.
   """
   episodes = [e for g in groups for e in walk.episodes(g)]
   ends = [n.end for g in groups for n in g.nodes if n.end]
@@ -32,7 +32,9 @@ def summarise(groups: Sequence[Group], channel: str = 'task', score: Callable | 
     for node in e.nodes:
       for k, v in node.metrics.items():
         metrics[k] = metrics.get(k, 0.) + v
-  steps = max(sum(len(e.nodes) for e in episodes), 1)
+  metrics.pop('backstop', None)        # it ends an episode as failed, so it is counted over all steps
+  backstops = float(sum(node.metrics.get('backstop', 0.) for g in groups for node in g.nodes))
+  steps = sum(len(e.nodes) for e in episodes)
   out = {f'reward/{c}': float(r.mean()) if len(r) else 0. for c, r in ret.items()}
   if 'correct' in metrics:
     out['success'] = metrics.pop('correct') / n
@@ -50,10 +52,9 @@ def summarise(groups: Sequence[Group], channel: str = 'task', score: Callable | 
     r = [sum(node.reward.get(channel) or 0. for node in e.nodes) for e in walk.episodes(g)]
     spread.append(len(r) < 2 or max(r) == min(r))
   out.update(zero_variance=float(np.mean(spread)) if spread else 1., turns=steps / n,
-             cut_off=ends.count(2) / max(len(ends), 1), failed=ends.count(3) / max(len(ends), 1), episodes=float(len(episodes)),
-             backstops=metrics.pop('backstop', 0.))
+             cut_off=ends.count(2) / max(len(ends), 1), failed=ends.count(3) / max(len(ends), 1), episodes=float(len(episodes)), backstops=backstops)
   if 'valid' in metrics:
-    out['valid_action'] = metrics.pop('valid') / steps
+    out['valid_action'] = metrics.pop('valid') / max(steps, 1)
   out.update({f'env/{k}': v / n for k, v in metrics.items()})
   for g in groups:
     for k, v in g.metrics.items():

@@ -35,7 +35,7 @@ def said(capsys, *argv):
     ('tokenizer={"name":"file","path":"nowhere.json"}', "tokenizer file 'nowhere.json' does not exist"),
     ('init_from=nowhere', "init_from 'nowhere' does not exist"),
     ('env=None', 'the config has no env: set c.env'),
-    ('mesh.data=64', 'mesh'),
+    ('mesh.data=64', 'c.mesh: .*needs 64 devices'),
     ('unit=rows', "unit is 'row' or 'group', not 'rows'"),
     ('sampler.turn=48', 'sampler.turn 48 leaves no room for a prompt'),
     ('sampler.on_full=stop', "sampler.on_full is 'end', 'window' or 'error'"),
@@ -44,7 +44,7 @@ def said(capsys, *argv):
     ("learners={'critic':{'model':'critic','tracks':{}}}", "trains the model 'critic'; there are \\['policy'\\]"),
     ('phases[1].source=replay', "no source 'replay'"),
     ("tx.learning_rate={'schedule':'lineal'}", "schedule 'lineal' does not exist"),
-    ("curriculum.split=nowhere", 'nowhere'),
+    ('curriculum.split=nowhere', "curriculum 'uniform': no split 'nowhere'; there are train and held"),
 ])
 def test_message(capsys, tmp_path, override, message):
   line = said(capsys, '--config', TINY, '--workdir', str(tmp_path / 'run'), f'--config.{override}')
@@ -67,6 +67,7 @@ def test_a_key_that_no_config_has(capsys, tmp_path):
 def test_a_workdir_of_another_config(capsys, tmp_path):
   c = config.load(TINY, {'workdir': str(tmp_path / 'run'), 'phases[0].steps': 1, 'phases[1].steps': 0, 'eval.splits': {}})
   train.run(c)
+  capsys.readouterr()
   line = said(capsys, '--config', TINY, '--workdir', str(tmp_path / 'run'))
   assert 'holds a run of another config: eval, phases differ; give another --workdir' in line
 
@@ -86,5 +87,5 @@ def test_check_stops_after_the_check(capsys, tmp_path):
 def test_overrides_reach_what_the_config_did_not_write():
   c = config.load(TINY, {'tracks.main.estimator[0].ddof': 0, 'phases[1].steps': 7, 'tx.b1': .5, 'context.k': 3})
   assert c.tracks.main.estimator == ({'name': 'grpo', 'ddof': 0},)
-  assert c.phases[1]['steps'] == 7 and c.tx.b1 == .5 and c.context == {'name': 'append', 'k': 3}
+  assert c.phases[1]['steps'] == 7 and c.tx.b1 == .5 and c.context.to_dict() == {'name': 'append', 'k': 3}
   json.dumps(config.plain(c))

@@ -13,6 +13,8 @@ class Sums(NamedTuple):
   writes = ('reward/task', 'label/state')
 
   def tasks(self, split):
+    if split not in ('train', 'held'):
+      raise ValueError(f"no split '{split}'; there are train and held")
     digits = [(a, b) for a in range(5) for b in range(5)]
     chosen = [p for i, p in enumerate(digits) if (i % 5 == 0) == (split != 'train')]
     return [Task(f'{a}+{b}', dict(a=a, b=b, answer=f' {a + b} .')) for a, b in chosen]

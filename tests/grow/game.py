@@ -178,11 +178,21 @@ def gap(groups, *, temperature=1., seed=0, by=rows.paths) -> tuple[float, int]:
   return float(np.abs(np.asarray(out.logp)[asked] - t.logp[asked]).max()), int(asked.sum())
 
 
+@functools.cache
+def _plain():
+  last = jnp.full((1, LIMITS.width), LIMITS.width, jnp.int32)
+  place = jnp.arange(LIMITS.width, dtype=jnp.int32)[None]
+  return jax.jit(lambda p, ids: POLICY.apply(p, ids, place, last)[0][0] @ POLICY.head(p))
+
+
+def logits_by_hand(ids, *, seed=0, temperature=1.) -> np.ndarray:
+  """`[n, V]` f64 log-probabilities of what follows each id, by a plain call of the policy on the whole sequence."""
+  padded = np.zeros((1, LIMITS.width), np.int32)
+  padded[0, :len(ids)] = ids
+  z = np.asarray(_plain()(params(seed), padded), np.float64)[:len(ids)] / temperature
+  return z - z.max(1, keepdims=True) - np.log(np.exp(z - z.max(1, keepdims=True)).sum(1, keepdims=True))
+
+
 def logp_by_hand(ids, *, seed=0, temperature=1.) -> np.ndarray:
-  """`[n - 1]` log-probability of each id but the first, by a plain call of the policy."""
-  ids = np.asarray(ids, np.int32)[None]
-  n = ids.shape[1]
-  hidden, _ = POLICY.apply(params(seed), jnp.asarray(ids), jnp.arange(n, dtype=jnp.int32)[None], jnp.full((1, n), n, jnp.int32))
-  logits = np.asarray(hidden[0] @ POLICY.head(params(seed)), np.float64) / temperature
-  logits -= np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True)) + logits.max(1, keepdims=True)
-  return logits[np.arange(n - 1), ids[0, 1:]]
+  """`[n - 1]` f64 log-probability of each id but the first."""
+  return logits_by_hand(ids, seed=seed, temperature=temperature)[np.arange(len(ids) - 1), list(ids)[1:]]

@@ -1,13 +1,16 @@
 """Slots: what is read and what is not, who disturbs whom (nobody), where an action stops. Figures are counted by hand."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rlx.grow import engine as engines
 from tests.grow import game
 
-STRINGS = engines.Stop(strings=('ab', '<d'))
+STRINGS = engines.Stop(strings=('ab', '<d', '5c', 'd4'))
 
 
 def key(n=0):
@@ -136,6 +139,19 @@ def test_what_does_not_fit_is_refused():
     engines.speak(e, [ask([])])
 
 
+def test_a_call_under_way_does_not_see_what_the_host_does_next():
+  """Calls run behind the host's back and read its memory where that is aligned: five chunks are read behind a slow product."""
+  e = game.engine()
+  memory = np.zeros(32, np.int32)
+  e.length = memory[-memory.ctypes.data % 64 // 4:][:16]
+  slow = jnp.ones((600, 600))
+  for _ in range(8):
+    slow = slow @ slow * .001
+  e.slots = dataclasses.replace(e.slots, logits=e.slots.logits + 0. * slow[0, 0])
+  got, = engines.speak(e, [ask(ids(40))])
+  same(got, engines.speak(game.engine(), [ask(ids(40))])[0])
+
+
 # ---- drawing ---------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('temperature', [1., .7])
@@ -154,7 +170,7 @@ def test_greedy_and_truncated_draws_by_hand():
   for spoken in (greedy, cut):
     for i, (token, lp, own) in enumerate(zip(spoken.ids, spoken.logp, spoken.sampler_logp, strict=True)):
       before = [*ids(20), *spoken.ids[:i]]
-      every = np.asarray([game.logp_by_hand([*before, t])[-1] for t in range(game.TOK.size)])
+      every = game.logits_by_hand(before)[-1]
       best = np.sort(every)[::-1]
       assert abs(lp - every[token]) < 1e-4
       if spoken is greedy:
@@ -191,7 +207,7 @@ def test_stop_strings_end_the_action_and_what_follows_is_forgotten():
   """Room for 20, looked at every 8: ids behind the string are neither in the action nor in what the slot has read."""
   e = game.engine(STRINGS, turn=20)
   spoken = engines.speak(e, [ask(ids(10), n=i, room=20) for i in range(16)])
-  assert sum(s.stopped for s in spoken) > 8 and not all(s.stopped for s in spoken)
+  assert sum(s.stopped for s in spoken) > 4 and not all(s.stopped for s in spoken)
   long = [s for s in spoken if s.stopped and len(s.ids) > 8]
   assert long, 'one stops in a later segment'
   for s in spoken:
@@ -221,7 +237,7 @@ def test_a_stop_string_may_begin_in_what_the_action_had_already_said():
   assert (begun.ids, begun.text, begun.stopped) == ([d], 'd', True)
   assert heard.ids[0] == d and len(heard.ids) > 1
   forced, = engines.speak(e, [ask([*context, d], n=n, room=20, begun=2)])
-  assert len(forced.ids) > 1 or forced.text.endswith('ab')
+  assert len(forced.ids) > 1
 
 
 # ---- scoring ---------------------------------------------------------------------------------------------------------

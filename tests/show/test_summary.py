@@ -41,9 +41,9 @@ def test_prompts_whose_returns_are_all_equal():
 
 def test_backstops_are_counted_where_they_end_an_episode():
   """They end it as failed, which is no episode that gets credit; a shared step is counted once."""
-  g = group([step(-1, [1], metrics=dict(backstop=1.)), step(0, [2], end=1, metrics=dict(x=1.)), step(0, [3], end=1), step(-1, [4], end=3, metrics=dict(backstop=1.))])
+  g = group([step(-1, [1], metrics=dict(backstop=1.)), step(0, [2], end=1), step(0, [3], end=1), step(0, [5], end=2), step(-1, [4], end=3, metrics=dict(backstop=1.))])
   got = summarise([g, g])
-  assert got['backstops'] == 4 and 'env/backstop' not in got and got['failed'] == 1 / 3
+  assert got['backstops'] == 4 and 'env/backstop' not in got and got['failed'] == 1 / 4
 
 
 def test_several_prompts_are_one_mean():
