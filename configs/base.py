@@ -66,7 +66,6 @@ def get_config() -> ml_collections.ConfigDict:
   c.mesh = dict(data=1, fsdp=1, tensor=1)
   c.sharding = ()                      # (regex, tactic) rules, () = replicated
   c.cache = True                       # JAX's persistent compilation cache
-  c.log_every = 1                      # steps
 
   # ---- what `:smoke` changes
   c.smoke = ()                         # (dotted key, value) pairs

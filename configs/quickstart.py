@@ -29,7 +29,7 @@ def get_config():
   c.phases = (
       dict(name='warm', steps=900, source=dict(name='expert', count=4000), tracks=imitation, on_policy_prompts=16, minibatch=8, **{'eval.every': 0},
            tx=dict(name='adamw', learning_rate=dict(schedule='warmup_cosine', peak=2e-3, warmup=30, steps=900, end=2e-4), b2=.98)),
-      dict(name='rl', steps=80, source='rollout'))
+      dict(name='rl', steps=80, source='rollout', **{'checkpoint.every': 20}))
   c.eval = dict(splits=dict(questions='held_out_questions', databases='held_out_databases'), every=40, temperatures=(1.,),
                 prompts=256, phases=('warm', 'rl'))
   c.summary = (('warm_start', 'eval/questions/1/accuracy@warm'), ('held_out_questions', 'eval/questions/1/accuracy'),

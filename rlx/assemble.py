@@ -82,7 +82,7 @@ def phases(c: ml_collections.ConfigDict) -> list[ml_collections.ConfigDict]:
 
 def fingerprint(c: ml_collections.ConfigDict) -> dict:
   """What must not change when a run is continued."""
-  free = ('workdir', 'cache', 'log_every', 'episodes', 'checkpoint', 'summary', 'smoke')
+  free = ('workdir', 'cache', 'episodes', 'checkpoint', 'summary', 'smoke')
   return {k: v for k, v in config.plain(c).items() if k not in free}
 
 

@@ -5,6 +5,7 @@ import os
 import jax
 
 _seconds = dict(spent=0., saved=0.)
+_programs: dict[str, int] = {}
 _listening = []
 
 
@@ -14,7 +15,7 @@ def cache_folder() -> str:
 
 
 def cache(on: bool = True) -> None:
-  """Keeps every compiled program on disk, and counts seconds spent compiling and saved by the cache."""
+  """Keeps every compiled program on disk, and counts programs, seconds spent compiling and seconds saved by the cache."""
   if not _listening:
     jax.monitoring.register_event_duration_secs_listener(_listen)
     _listening.append(True)
@@ -26,9 +27,10 @@ def cache(on: bool = True) -> None:
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
 
 
-def _listen(event, seconds, **_):
+def _listen(event, seconds, fun_name='', **_):
   if event.endswith('backend_compile_duration'):
     _seconds['spent'] += seconds
+    _programs[fun_name] = _programs.get(fun_name, 0) + 1
   elif event.endswith('compile_time_saved_sec'):
     _seconds['saved'] += max(seconds, 0.)
 
@@ -36,3 +38,8 @@ def _listen(event, seconds, **_):
 def seconds() -> dict[str, float]:
   """Seconds of this process spent compiling, and saved by programs found in the cache."""
   return dict(_seconds)
+
+
+def programs() -> dict[str, int]:
+  """How many programs this process has compiled (or found in the cache) of each function, as 'jit(decode)'."""
+  return dict(_programs)

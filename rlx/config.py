@@ -259,7 +259,7 @@ def _set(c, key, value):
       return tuple(items)
     if not hasattr(holder, 'keys'):
       raise ConfigError(f"the config has no key '{key}': '{s}' stands below {holder!r}, which has no keys.")
-    spec = depth and 'name' in holder
+    spec = depth and ('name' in holder or {'estimator', 'loss'} <= set(holder.keys()))      # a method, a track
     if s not in holder and (rest or not spec):
       near = difflib.get_close_matches(s, map(str, holder.keys()), 1)
       hint = f" Did you mean '{near[0]}'?" if near else ''

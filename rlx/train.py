@@ -163,7 +163,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
           record['tokens_per_s/sample'] = record['tokens_sampled'] / max(clock['sample'], 1e-9)
         record['tokens_trained'] = float(sum(int(p.batch.tokens.mask.sum()) for p in packed))
         record.update({f'seconds/{k}': v for k, v in clock.items()}, seconds=time.perf_counter() - step_began,
-                      memory_mb=peak_mb(), compiles=float(steps.compiles(fns) + sum(engines.compiles(e) for e in pool.values())))
+                      memory_mb=peak_mb(), compiles=float(sum(compilation.programs().values())))
         course.wall_s = record['wall_s'] = wall0 + time.perf_counter() - began
         episodes.write(course.total - 1, [g for p in packed for g in p.groups], advantages)
 
@@ -172,7 +172,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
         if over:                              # the next phase begins with a fresh optimizer, a fresh source
           course = courses.Course(**{**dataclasses.asdict(course), 'phase': number + 1, 'step': 0, 'taken': 0, 'drawn': None, 'memory': []})
         record = writer.write(course.total - 1, record)
-        if last or (c.checkpoint.every and course.step % c.checkpoint.every == 0):
+        if last or (phase.config.checkpoint.every and course.step % phase.config.checkpoint.every == 0):
           mark = time.perf_counter()
           stages('checkpoint')
           if over:
@@ -247,7 +247,8 @@ def finish(c: ml_collections.ConfigDict) -> None:
   """Curves, the page of episodes, what the compilation cache did, and the last line for machines."""
   workdir = folder_of(c)
   records = metrics.read(os.path.join(workdir, metrics.METRICS))
-  plots.success(records, os.path.join(workdir, 'success.png'), title=c.name)
+  if any('success' in r or any(k.endswith('/accuracy') for k in r) for r in records):
+    plots.success(records, os.path.join(workdir, 'success.png'), title=c.name)
   plots.curves(records, path=os.path.join(workdir, 'curves.png'))
   report.write(workdir)
   spent = compilation.seconds()

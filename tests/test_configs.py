@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from rlx import assemble, config, train
+from rlx import assemble, compilation, config, train
 from rlx.check import check
 
 CONFIGS = sorted(f for f in glob.glob('configs/*.py') if os.path.basename(f) not in ('base.py', '__init__.py'))
@@ -41,6 +41,12 @@ def test_nothing_is_compiled_twice(tmp_path):
   c = config.load('tests/configs/tiny.py', {'workdir': str(tmp_path), 'phases[0].steps': 6, 'phases[1].steps': 8, 'eval.every': 3,
                                             'sampler.buckets': (4,), 'tracks.main.loss[0]': {'name': 'ppo_clip', 'low': {
                                                 'schedule': 'linear', 'start': .1, 'end': .3, 'steps': 8}}})
-  compiles = [(r['phase'], r['compiles']) for r in train.iterate(c)]
-  # assess and update of the phase; extend and decode for two numbers of rows each, and fork
-  assert max(n for _, n in compiles) <= 2 + 2 * 2 + 1, compiles
+  before, compiles, made = compilation.programs(), [], []
+  for r in train.iterate(c):
+    compiles.append(r['compiles'])
+    after = compilation.programs()
+    made.append({k.removeprefix('jit(').removesuffix(')'): n - before.get(k, 0) for k, n in after.items()})
+  last = made[-1]
+  assert last['extend'] <= 2 and last['decode'] <= 2 and last.get('fork', 0) <= 1      # two numbers of rows
+  assert last['step'] == 2 and last['run'] == 2                                        # one bucket, two phases
+  assert compiles[8:] == compiles[8:9] * 6                                             # and nothing new after two steps of RL

@@ -85,7 +85,11 @@ def create(model: Model, limits: Limits, stop: Stop) -> Engine:
   """Empty slots, and the compiled functions of the sampler."""
   B, S = limits.slots, limits.width
   made = sampler(model.policy, limits, stop)
-  return Engine(model, limits, stop, made, made.empty(B, S), np.zeros((B, S), np.int32), np.zeros(B, np.int32),
+  slots = made.empty(B, S)
+  where = getattr(next(iter(jax.tree.leaves(model.params)), None), 'sharding', None)
+  if isinstance(where, jax.sharding.NamedSharding):      # where the parameters live, or the first call compiles for a place of its own
+    slots = jax.device_put(slots, jax.sharding.NamedSharding(where.mesh, jax.sharding.PartitionSpec()))
+  return Engine(model, limits, stop, made, slots, np.zeros((B, S), np.int32), np.zeros(B, np.int32),
                 np.full(B, -1, np.int32), np.zeros(B, bool), np.zeros(B, np.int64))
 
 

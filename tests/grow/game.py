@@ -22,7 +22,7 @@ from rlx.learn.forward import forward
 from rlx.models.transformer import transformer
 from rlx.types import Explorer, Model, Obs, Step, Task
 
-TEXTS = ['abab cdcd ab cd', ' 0. 1. 2. 3. 4. 5. 6. 7. 8. 9.', 'abcd: dcba: <d']
+TEXTS = ['abab cdcd ab cd', ' 0. 1. 2. 3. 4. 5. 6. 7. 8. 9.', 'abcd: dcba: <d', '12a34a56a78a90a' * 2]
 LIMITS = engines.Limits(slots=16, width=96, turn=8, chunk=8, buckets=(4,), copy_from=6)
 STOP = engines.Stop(ids=(1,), strings=())         # '<end>'
 KEY = jax.random.key(7)
@@ -45,7 +45,7 @@ class Counting:
 
 @functools.cache
 def _made():
-  return toks.bpe(texts=TEXTS, size=27, special=('<end>',), alphabet='seen')
+  return toks.bpe(texts=TEXTS, size=32, special=('<end>',), alphabet='seen')
 
 
 @functools.cache
@@ -167,15 +167,21 @@ def packed(groups, *, by=rows.paths, bucket=BUCKET) -> pack.Packed:
   return made
 
 
-def gap(groups, *, temperature=1., seed=0, by=rows.paths) -> tuple[float, int]:
-  """(largest distance between the sampler's log-probabilities and `forward`'s, tokens compared)."""
+def gap(groups, *, temperature=1., by=rows.paths) -> tuple[float, int]:
+  """(largest distance between the sampler's log-probabilities and `forward`'s, tokens compared); entropies are compared too."""
   t = packed(groups, by=by).batch.tokens
   assert (t.segment.max(1) > 0).any(), 'rows are not packed'
-  out = _forward()(params(seed), t, jnp.float32(temperature))
-  asked = t.sampled
-  assert asked.any() and (t.logp[asked] < 0).all()
-  np.testing.assert_allclose(out.entropy[asked], t.stream['entropy'][asked], atol=1e-4, rtol=0)
-  return float(np.abs(np.asarray(out.logp)[asked] - t.logp[asked]).max()), int(asked.sum())
+  out = _forward()(params(), t, jnp.float32(temperature))
+  assert t.sampled.any() and (t.logp[t.sampled] < 0).all()
+  np.testing.assert_allclose(out.entropy[t.sampled], t.stream['entropy'][t.sampled], atol=1e-4, rtol=0)
+  return float(np.abs(np.asarray(out.logp)[t.sampled] - t.logp[t.sampled]).max()), int(t.sampled.sum())
+
+
+def wrong_gap(groups, *, temperature) -> float:
+  """The distance at another temperature."""
+  t = packed(groups).batch.tokens
+  out = _forward()(params(), t, jnp.float32(temperature))
+  return float(np.abs(np.asarray(out.logp)[t.sampled] - t.logp[t.sampled]).max())
 
 
 @functools.cache
