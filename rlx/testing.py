@@ -8,7 +8,8 @@ pytest --method my_lab.mod.fn
 
 A method that reads a column these batches lack: add it to the tables below. A module may say `needs = (...)`:
 'chains' for a method that runs along rows: no shared steps, and each path whole in one sequence;
-'tokens' for a modulator that is handed an advantage a token, `[R, T]`, instead of a step, `[N]`.
+'tokens' for a modulator that is handed an advantage a token, `[R, T]`, instead of a step, `[N]`;
+'chance' for a method that draws at random: another batch is another draw, so `SAME_DRAW` is not asked of it.
 """
 
 import dataclasses
@@ -150,6 +151,7 @@ class Study(NamedTuple):
   plain: Callable    # not jitted
   traces: list       # one entry for each time `run` was traced
   chains: bool       # it needs chains
+  chance: bool       # it draws at random
 
   def batch(self, seed: int = 0) -> Batch:
     return batch(seed, chains=self.chains)
@@ -163,8 +165,8 @@ def study(method: str | Callable) -> Study:
   """
   fn = config.resolve('estimator', method) if isinstance(method, str) else method
   needs = getattr(sys.modules.get(fn.__module__), 'needs', ())
-  if set(needs) - {'chains', 'tokens'}:
-    raise ValueError(f"needs is made of 'chains' and 'tokens', not {needs}.")
+  if set(needs) - {'chains', 'tokens', 'chance'}:
+    raise ValueError(f"needs is made of 'chains', 'tokens' and 'chance', not {needs}.")
   parameters = inspect.signature(fn).parameters.values()
   floats = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and isinstance(p.default, float)}
   bound = config.build('estimator', dict(name=fn, **floats))
@@ -196,7 +198,7 @@ def study(method: str | Callable) -> Study:
     traces.append(1)
     return answer(b, floats)
 
-  return Study(lambda b: run(b, bound.floats()), lambda b: answer(b, floats), traces, 'chains' in needs)
+  return Study(lambda b: run(b, bound.floats()), lambda b: answer(b, floats), traces, 'chains' in needs, 'chance' in needs)
 
 
 def close(got, want, what: str) -> None:
@@ -317,3 +319,4 @@ def new_values_do_not_retrace(s: Study) -> None:
 
 PROPERTIES = (plain_numbers, jit_changes_nothing, padding_changes_nothing, order_of_prompts_does_not_matter,
               dead_ends_get_nothing, degenerate_groups_are_finite, rows_do_not_matter, new_values_do_not_retrace)
+SAME_DRAW = (order_of_prompts_does_not_matter, dead_ends_get_nothing)   # these compare two batches

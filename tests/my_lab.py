@@ -3,6 +3,7 @@
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from rlx import groups, tree
@@ -20,21 +21,31 @@ def mine(batch, *, channel='task', scale=1.):
   return jnp.where(tree.through(on, n.parent), scale * (v - up), 0.)
 
 
+kept = []   # tokens that reached the loss, a number each update
+
+
 def margin(*, head='mine', weight=1.):
-  """A loss with a head and an extra: the value regresses the return's sign, the margin over the mean logit is raised."""
-  def term(out, batch, adv, stats):
-    return weight * (jnp.square(out.value[head] - adv) - out.extra['margin']) + 0. * stats
+  """A loss with a head, an extra and a memory: a value regresses the advantage, the margin over the mean logit is raised."""
   def prepare(state, out, batch, adv, key):
     del out, adv, key
-    return state + 1, jnp.sum(batch.tokens.mask.astype(jnp.float32))
+    count = jnp.sum(batch.tokens.mask)
+    jax.debug.callback(lambda n: kept.append(int(n)), count)
+    return state + 1, count.astype(jnp.float32)
+
+  def term(out, batch, adv, stats):
+    del batch
+    return weight * (jnp.square(out.value[head] - adv) - out.extra['margin']) / jnp.log1p(stats)
+
   return Loss(term, prepare, init=lambda: jnp.int32(0), heads=(head,), extra=dict(margin=lambda logits, i: logits[i] - jnp.mean(logits)))
 
 
-def early(batch, keep, *, before=3):
+def early(batch, keep, *, before=3.):
+  """A selector: what stands near the beginning of its sequence."""
   return keep & (batch.tokens.stream['late'] < before)
 
 
 def mark(batch, *, step):
+  """A transform: how late a token comes."""
   late = batch.tokens.position.astype(jnp.float32) + 0. * step.astype(jnp.float32)
   return dataclasses.replace(batch, tokens=dataclasses.replace(batch.tokens, stream={**batch.tokens.stream, 'late': late}))
 
@@ -89,20 +100,20 @@ def halves(ids, text, offsets):
 
 
 class Echo(NamedTuple):
-  """An environment: repeat the word."""
+  """An environment: say the word, three times over. Its words are special tokens of the tokenizer, so they can be counted."""
   writes = ('reward/task', 'label/state')
 
   def tasks(self, split):
     return [Task(f'{split}{i}', dict(word=w)) for i, w in enumerate('one two three four'.split())]
 
   def reset(self, task, seed):
-    return (task.data['word'], 0), Obs(f"say {task.data['word']}", {'state': 'start'})
+    return (task.data['word'], 0), Obs(f"<say> {task.data['word']}", {'state': 'start'})
 
   def step(self, state, action):
     word, turn = state
     if turn == 2:
       return state, Step('', {'task': float(word in action.text)}, 1)
-    return (word, turn + 1), Step(' again', {'task': 0.}, 0, next={'state': 'again'})
+    return (word, turn + 1), Step('<again>', {'task': 0.}, 0, next={'state': 'again'})
 
   def expert(self, task, seed):
     for _ in range(3):
@@ -114,25 +125,36 @@ def echo():
 
 
 def forking():
-  """An explorer that forks at a token offset, forces a suffix, lets a second model speak and asks a Score."""
-  def init(task):
-    return 0
+  """An explorer that forks at a token offset, forces a suffix, lets a second model speak and asks a Score.
 
-  def expand(turn, view, seed):
-    assert len(seed) >= 3
-    if turn == 0:                       # the trunk: one whole episode
-      return 1, [Expand()]
-    if turn == 1:                       # a score of its steps
-      return 2, [Score('words', range(len(view.nodes)))]
-    if turn == 2:
-      assert sorted(view.value['words']) == [0, 1, 2]
-      return 3, [Expand(node=1, at=1, width=2), Expand(node=0, limit=1, suffix=' two', sampling=dict(temperature=.5)),
-                 Expand(node=0, by='friend', limit=1)]
-    return 4, []                        # what 'limit' left open is abandoned
+  The trunk 0-1-2, then below step 0: what the friend says, two branches of step 1 behind its first id, a forced word, and a step
+  that is never gone on with. What 'limit' has stopped goes on afterwards, but for that one.
+  """
+  def init(task):
+    return dict(turn=0, task=task.id)
+
+  def expand(state, view, seed):
+    assert len(seed) >= 3 and state['task'] == view.task.id
+    turn, nodes = state['turn'], view.nodes
+    find = lambda test: next(i for i, n in enumerate(nodes) if test(n))
+    wishes = []
+    if turn == 0:
+      wishes = [Expand()]
+    elif turn == 1:
+      wishes = [Score('words', range(len(nodes)))]
+    elif turn == 2:
+      assert view.value == {'words': {0: 6., 1: 6., 2: 6.}} and view.running == 0
+      wishes = [Expand(node=1, at=1, width=2), Expand(node=0, limit=1, suffix=' two'),
+                Expand(node=0, limit=1, sampling=dict(temperature=.5)), Expand(node=0, by='friend', limit=1)]
+    elif turn == 3:
+      assert view.running == 2 and all(len(n.logp) == len(n.ids) == len(n.stream['entropy']) for n in nodes)
+      wishes = [Expand(node=find(lambda n: n.text.startswith('two'))), Expand(node=find(lambda n: n.by == 'friend'))]
+    return dict(state, turn=turn + 1), wishes
 
   return Explorer(init, expand)
 
 
 def words(pool, asked):
-  assert set(pool) == {'policy', 'friend'}
+  """A scorer: how long each step is; asked once for all prompts."""
+  assert set(pool) == {'policy', 'friend'} and len(asked) == 6
   return [float(len(view.nodes[n].ids)) for view, n in asked]

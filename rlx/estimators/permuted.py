@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from rlx import tree
 from rlx.types import Array, Batch
 
+needs = ('chance',)
+
 
 def permuted(batch: Batch, adv: Array, *, key: Array) -> Array:
   """Advantages permuted over the steps of the batch that get credit (modulator).

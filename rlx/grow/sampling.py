@@ -117,7 +117,7 @@ def extend(policy: Policy, params, slots: Slots, rows: Array, ids: Array, count:
     after = lambda h_next: _logp(_logits(h_next[0], head), h_next[1])
     logp = jax.lax.map(after, (jnp.swapaxes(hidden[:, :-1], 0, 1), ids[:, 1:].T)).T
     logp = jnp.concatenate([_logp(old, ids[:, 0])[:, None], logp], axis=1)
-    logp = push(jnp.where(place < count[:, None], logp, 0.))
+    logp = push(jnp.where((place < count[:, None]) & (slot < slots.length.shape[0])[:, None], logp, 0.))
     hidden = jnp.take_along_axis(hidden, ends[..., None], axis=1)
   return _write(slots, slot, cache.turn, length, count, _logits(hidden[:, 0], head)), logp
 

@@ -100,6 +100,8 @@ def transformer(*, vocab: int, layers: int = 2, dim: int = 128, heads: int = 4, 
 
   Raises:
     ValueError: sizes that do not divide, an odd head size, an unknown activation, remat or kind of rope scaling.
+
+  Proof: twin.
   """
   kv_heads = heads if kv_heads is None else kv_heads
   if head_dim is None and dim % heads:
@@ -109,7 +111,8 @@ def transformer(*, vocab: int, layers: int = 2, dim: int = 128, heads: int = 4, 
     raise ValueError(f'heads={heads} is not a multiple of kv_heads={kv_heads}')
   if head_dim % 2:
     raise ValueError(f'head_dim={head_dim} is odd; rotary positions need pairs')
-  for name, value, known in (('activation', activation, ('swiglu', 'relu2')), ('remat', remat, ('none', 'full', 'dots'))):
+  known_values = dict(activation=(activation, ('swiglu', 'relu2')), remat=(remat, ('none', 'full', 'dots')))
+  for name, (value, known) in known_values.items():
     if value not in known:
       raise ValueError(f'{name}={value!r} is not one of {known}')
   if ff is None:
@@ -193,7 +196,8 @@ def _init(c, key):
       embed=dict(table=table), norm=norm(c.dim),
       layers=dict(attention_norm=norm(c.layers, c.dim), attention=attention, mlp_norm=norm(c.layers, c.dim), mlp=mlp))
   if not c.tied:
-    params['head'] = dict(kernel=jax.random.normal(next(keys), (c.dim, c.vocab), jnp.float32) * (c.init_scale / math.sqrt(c.dim)))
+    kernel = jax.random.normal(next(keys), (c.dim, c.vocab), jnp.float32)
+    params['head'] = dict(kernel=kernel * (c.init_scale / math.sqrt(c.dim)))
   return params
 
 
@@ -270,7 +274,10 @@ def _layer(c, w, x, rotation, pick, attend):
 
 
 def _attend_rows(q, k, v, last, pick):
-  """Attention inside whole rows. Blocks of queries leave out the keys that all stand after them."""
+  """Attention inside whole rows. Blocks of queries leave out the keys that all stand after them.
+
+  Up to 8 blocks, so at most `[R, H, T / 8, T]` scores at once in a forward pass (a backward pass keeps them, but for remat).
+  """
   rows, size = last.shape
   k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
   if pick is not None:

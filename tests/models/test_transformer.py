@@ -193,7 +193,8 @@ def test_bfloat16():
 def test_params():
   policy, _ = make(tied=False, qkv_bias=True, qk_norm=True, kv_heads=2)
   shapes = jax.eval_shape(policy.init, jax.random.key(0))
-  named = {jax.tree_util.keystr(k, simple=True, separator='/'): v.shape for k, v in jax.tree_util.tree_leaves_with_path(shapes)}
+  named = {jax.tree_util.keystr(path, simple=True, separator='/'): x.shape
+           for path, x in jax.tree_util.tree_leaves_with_path(shapes)}
   assert named == {
       'embed/table': (23, 16), 'head/kernel': (16, 23), 'norm/scale': (16,),
       'layers/attention_norm/scale': (2, 16), 'layers/mlp_norm/scale': (2, 16),
