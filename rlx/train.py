@@ -48,6 +48,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
   stages = stages or (lambda name: None)
   began = time.perf_counter()
   workdir = folder_of(c)
+  compilation.keep_memory()
   compilation.cache(c.cache)
   world, phases = start(c, workdir)
   course, resumed = courses.Course(), None

@@ -148,7 +148,7 @@ def forking():
                 Expand(node=0, limit=1, sampling=dict(temperature=.5)), Expand(node=0, by='friend', limit=1)]
     elif turn == 3:
       assert view.running == 2 and all(len(n.logp) == len(n.ids) == len(n.stream['entropy']) for n in nodes)
-      wishes = [Expand(node=find(lambda n: n.text.startswith('two'))), Expand(node=find(lambda n: n.by == 'friend'))]
+      wishes = [Expand(node=find(lambda n: n.by == 'policy' and not n.sampled[0])), Expand(node=find(lambda n: n.by == 'friend'))]
     return dict(state, turn=turn + 1), wishes
 
   return Explorer(init, expand)

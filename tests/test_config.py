@@ -85,7 +85,8 @@ def test_what_the_loop_supplies_is_given_to_those_who_ask():
 
 
 def test_unknown_keywords_list_what_there_is():
-  with pytest.raises(ConfigError, match=r"estimator 'grpo' has no keyword 'ddoff'; it takes channel, clip, ddof, eps, singleton, std\. Did you mean 'ddof'\?"):
+  takes = 'it takes channel, clip, ddof, eps, singleton, std'
+  with pytest.raises(ConfigError, match=rf"estimator 'grpo' has no keyword 'ddoff'; {takes}\. Did you mean 'ddof'\?"):
     build('estimator', dict(name='grpo', ddoff=1))
   with pytest.raises(ConfigError, match="loss 'entropy' has no keyword 'zz'; it takes nothing.$"):
     build('loss', dict(name='entropy', zz=1))
@@ -223,8 +224,8 @@ def test_a_key_that_is_not_there(key, message):
 
 
 def test_command_lines():
-  flags, values = config.arguments(['--config', 'a.py:small', '--check', '--config.seed=3', '--config.x.y[0].z', '-1.5', '--config.name=quick start',
-                                    '--config.t=(1, "a")', '--config.n=None', '--config.empty=', '--config.yes=true', '--config.no=false',
+  flags, values = config.arguments(['--config', 'a.py:small', '--check', '--config.seed=3', '--config.x.y[0].z', '-1.5',
+                                    '--config.name=quick start', '--config.t=(1, "a")', '--config.n=None', '--config.empty=', '--config.yes=true', '--config.no=false',
                                     '--workdir=/tmp/x=y', '--config.s=1e-3', '--config.path=a/b'])
   assert flags == dict(config='a.py:small', check=True, workdir='/tmp/x=y')
   assert values == {'seed': 3, 'x.y[0].z': -1.5, 'name': 'quick start', 't': (1, 'a'), 'n': None, 'empty': '', 'yes': True, 'no': False,

@@ -164,27 +164,26 @@ def _listen(engine, requests):
   """A slot for every request, in which exactly its context has been read."""
   if not requests:
     return []
-  limits, n = engine.limits, len(requests)
-  size = np.asarray([len(r.context) for r in requests])
-  for r, length in zip(requests, size, strict=True):
+  limits = engine.limits
+  want, size = np.full((len(requests), limits.width), -1, np.int32), [len(r.context) for r in requests]
+  for row, r, length in zip(want, requests, size, strict=True):
     if not length:
       raise ValueError('an empty context: there must be at least one id before an action.')
     if length + max(r.room, 1) > limits.width:
       raise ValueError(f'a context of {length} ids and a turn of {r.room} do not fit the {limits.width} ids of a slot.')
-  want = np.full((n, limits.width), -1, np.int32)
-  for row, r, length in zip(want, requests, size, strict=True):
     row[:length] = r.context
-  slots = np.asarray([r.slot for r in requests])
+  slots, size = np.asarray([r.slot for r in requests]), np.asarray(size)
   engine.clock += 1
   engine.busy[slots[slots >= 0]] = True
   copies, follows = _place(engine, want, size, slots)
-  if copies:
-    _copy(engine, copies)
   engine.used[slots] = engine.clock
-  waves = [[i for i in range(n) if i not in follows], sorted(follows)]
-  for wave in waves:
-    if wave and wave is waves[1]:
-      _copy(engine, {slots[i]: slots[leader] for i, leader in follows.items()})
+  _copy(engine, copies)
+  rank = [0] * len(requests)             # who follows nobody reads first, then those who follow these, and so on
+  for i, leader in follows.items():      # leaders stand before their followers
+    rank[i] = rank[leader] + 1
+  for turn in range(max(rank) + 1):
+    wave = [i for i, r in enumerate(rank) if r == turn]
+    _copy(engine, {slots[i]: slots[follows[i]] for i in wave if i in follows})
     at = slots[wave]
     common = np.minimum(_common(engine.known[at], want[wave]), engine.length[at])
     again = (common == size[wave]) & (engine.ready[at] != common)      # all is read, but the logits are gone
@@ -197,39 +196,41 @@ def _place(engine, want, size, slots):
   """Fills in `slots` where there is none yet.
 
   A slot all of whose ids are wanted is continued. Otherwise the one used longest ago is taken, and what the context shares with
-  another slot, or with another context of this call, is copied if it is long enough.
+  another slot, or with an earlier context of this call, is copied if it is long enough.
 
   Returns:
     ({slot: slot to copy from}, {request: request to copy from, once that has read}).
   """
-  limits, new = engine.limits, np.flatnonzero(slots < 0)
-  if len(new) > vacant(engine):
-    raise ValueError(f'{len(new)} new paths want to speak at once, {vacant(engine)} of {limits.slots} slots are vacant.')
-  copies, follows, leaders, warm = {}, {}, [], {}
+  limits, new = engine.limits, np.flatnonzero(slots < 0).tolist()
+  order = np.argsort(engine.used + np.where(engine.busy, engine.clock + 1, 0), kind='stable')[:vacant(engine)]
+  if len(new) > len(order):
+    raise ValueError(f'{len(new)} new paths want to speak at once, {len(order)} of {limits.slots} slots are vacant.')
+  open_slots = dict.fromkeys(order.tolist())     # in the order they were used
+  copies, follows, firsts, seen = {}, {}, [], {}
   for i in new:
     name = want[i].tobytes()
-    if name not in warm:
-      warm[name] = np.minimum(_common(engine.known, want[i]), engine.length)
-    common = warm[name]
-    best, whole = int(np.argmax(common)), np.where(~engine.busy & (common == engine.length), common, 0)
-    leader, shared = -1, 0
-    if leaders:
-      with_leaders = np.minimum(_common(want[leaders], want[i]), size[leaders])
-      leader, shared = leaders[int(np.argmax(with_leaders))], int(with_leaders.max())
-    if 0 < common[best] == whole.max():
-      slot, have = int(np.argmax(whole)), common[best]
-    else:
-      slot = int(np.argmin(np.where(engine.busy, np.iinfo(np.int64).max, engine.used)))
-      have = common[slot]
-      if common[best] >= limits.copy_from and common[best] > have:
-        copies[slot], have = best, common[best]
+    if name not in seen:
+      common = np.minimum(_common(engine.known, want[i]), engine.length)
+      best = int(common.argmax())
+      whole = np.flatnonzero((common == engine.length) & (common == common[best])).tolist() if common[best] else []
+      shared = np.minimum(_common(want[firsts], want[i]), size[firsts]) if firsts else np.zeros(1, int)
+      leader = int(shared.argmax())
+      seen[name] = common.tolist(), best, whole, (firsts[leader], int(shared[leader])) if firsts else (-1, 0)
+      firsts.append(i)
+    common, best, whole, (leader, shared) = seen[name]
+    slot = next((s for s in whole if s in open_slots), None)
+    if slot is None:
+      slot = next(iter(open_slots))
+    have = common[slot]
+    if common[best] >= limits.copy_from and common[best] > have:
+      copies[slot], have = best, common[best]
     if shared - have >= limits.copy_from:
       copies.pop(slot, None)
-      follows[int(i)] = leader
-    else:
-      leaders.append(int(i))
+      follows[i] = leader
+    seen[name] = common, best, whole, (leader, shared) if i not in firsts[-1:] else (i, int(size[i]))
     slots[i] = slot
     engine.busy[slot] = True
+    del open_slots[slot]
   return copies, follows
 
 
@@ -241,6 +242,8 @@ def _common(known, want):
 
 def _copy(engine, sources):
   """Slots become copies of other slots, as those are before any of it."""
+  if not sources:
+    return
   source = np.arange(engine.limits.slots, dtype=np.int32)
   source[list(sources)] = list(sources.values())
   engine.slots = engine.sampler.fork(engine.slots, source, engine.length[source])

@@ -240,8 +240,8 @@ def _tokens(items, first, places, bucket, columns):
     return out.reshape(bucket.rows, bucket.width)
 
   def table(field, names, dtype):
-    return {name: column(_joined([getattr(s, field)[name] if name in getattr(s, field) else np.zeros(len(s.ids), dtype) for s in steps], dtype),
-                         acted, dtype) for name in names}
+    of = lambda step, name: had[name] if name in (had := getattr(step, field)) else np.zeros(len(step.ids), dtype)
+    return {name: column(_joined([of(s, name) for s in steps], dtype), acted, dtype) for name in names}
 
   return Tokens(
       ids=column(ids, to, np.int32), node=column(np.repeat(np.asarray(nodes, int), counts), to, np.int32, -1),

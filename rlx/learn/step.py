@@ -93,7 +93,8 @@ def minibatches(alive: np.ndarray, groups: np.ndarray, *, size: int, unit: str, 
     units = [rows[groups[rows] == g] for g in draw.permutation(np.unique(groups[rows]))]
     most = max(map(len, units))
     if most > size:
-      raise ValueError(f"a prompt, with those it shares rows with, has {most} rows, a minibatch {size}: raise minibatch, or set unit='row'.")
+      raise ValueError(f"a prompt, with those it shares rows with, has {most} rows, a minibatch {size}: raise minibatch, "
+                       "or set unit='row'.")
     units.sort(key=len, reverse=True)
     count = -(-len(rows) // size)
     while (parts := _spread(units, count, size)) is None:

@@ -30,7 +30,8 @@ class Counting:
     n, at = state
     at += 1
     end = 0 if at < n else 3 if action.text == ' fail' else 1
-    return (n, at), Step(f' , heard{action.text}' if at < n else '', {'task': float(end == 1)}, end, {'turn': at}, {'valid': 1.}, {'state': f'at {at}'})
+    obs = f' , heard{action.text}' if at < n else ''
+    return (n, at), Step(obs, {'task': float(end == 1)}, end, {'turn': at}, {'valid': 1.}, {'state': f'at {at}'})
 
   def expert(self, task, seed):
     for i in range(task.data):
@@ -156,7 +157,8 @@ def test_jsonl_demonstrations(tmp_path):
   g = next(g for g in groups if g.task.id == f'{path}:3')
   n, = g.nodes
   assert (n.obs, n.text, tuple(n.context), tuple(n.ids)) == ('count 2', ' 2 .', TOK.encode('count 2'), TOK.encode(' 2 .'))
-  assert n.sampled.all() and not n.logp.any() and n.end == 1 and n.fresh and n.label == dict(chosen=1, source=1) and n.reward == dict(task=1.)
+  assert n.sampled.all() and not n.logp.any() and n.end == 1 and n.fresh
+  assert n.label == dict(chosen=1, source=1) and n.reward == dict(task=1.)
   rest = take(sources.jsonl(path=path, tokenizer=TOK, seed=1, start=7), 8)
   assert [(g.index, g.task.id) for g in rest] == [(g.index, g.task.id) for g in groups[7:]]
 
@@ -171,12 +173,13 @@ def test_jsonl_pairs_and_other_keys(tmp_path):
 
 
 @pytest.mark.parametrize(('line', 'what'), [
-    ('{"prompt": "a", "response": "b"', 'JSONDecodeError'), (dict(prompt='a'), "KeyError 'response'"), (dict(response='a'), "KeyError 'prompt'"),
-    (dict(prompt='a', chosen='b'), "KeyError 'rejected'"), (dict(prompt='a', response=3), 'TypeError'), (dict(prompt=None, response='a'), 'TypeError'),
-    ([1, 2], 'TypeError')])
+    ('{"prompt": "a", "response": "b"', 'JSONDecodeError'), (dict(prompt='a'), "KeyError 'response'"),
+    (dict(response='a'), "KeyError 'prompt'"), (dict(prompt='a', chosen='b'), "KeyError 'rejected'"),
+    (dict(prompt='a', response=3), 'TypeError'), (dict(prompt=None, response='a'), 'TypeError'), ([1, 2], 'TypeError')])
 def test_jsonl_lines_that_cannot_be_read(tmp_path, line, what):
   path = lines(tmp_path / 'c.jsonl', dict(prompt='a', response='b'), line)
-  with pytest.raises(ValueError, match=f"c.jsonl' line 2: {what}.*; needed are 'prompt' and 'response', or 'prompt', 'chosen' and 'rejected'"):
+  needed = "needed are 'prompt' and 'response', or 'prompt', 'chosen' and 'rejected'"
+  with pytest.raises(ValueError, match=f"c.jsonl' line 2: {what}.*; {needed}"):
     next(sources.jsonl(path=path, tokenizer=TOK))
 
 

@@ -45,9 +45,9 @@ def stored():
   groups = []
   for p in range(5):
     nodes = []
-    def say(parent, end=0, **kw):
-      nodes.append(step(parent, word(int(rng.integers(1, 5))), word(int(rng.integers(1, 4))), end=end, reward=dict(task=float(rng.random())), **kw))
-      n = nodes[-1]
+    def say(parent, end=0):
+      n = step(parent, word(int(rng.integers(1, 5))), word(int(rng.integers(1, 4))), end=end, reward=dict(task=float(rng.random())))
+      nodes.append(n)
       n.logp[:] = rng.normal(size=len(n.ids)) * .2 - 3.9
       n.stream |= {k: rng.normal(size=len(n.ids)).astype(np.float32) * .2 - s for k, s in (('ref_logp', 3.9), ('value/value', 0.))}
       return len(nodes) - 1
@@ -64,7 +64,8 @@ def run(mesh, part):
   credit = dict(ppo_clip='grpo', sequences=dict(name='grpo', std=False), value=dict(name='gae', gamma=.9, lam=.8))
   none = lambda batch: jnp.zeros(batch.nodes.parent.shape)
   tracks = assemble.tracks({k: dict(estimator=credit.get(k, none), loss=loss, average=AVERAGES[k]) for k, loss in LOSSES.items()})
-  learner = assemble.Learner('policy', 'policy', tracks, assemble.optimizer(dict(name='adamw', learning_rate=1e-3)), 1, 8, None, 'row', 1, 'policy')
+  tx = assemble.optimizer(dict(name='adamw', learning_rate=1e-3))
+  learner = assemble.Learner('policy', 'policy', tracks, tx, 1, 8, None, 'row', 1, 'policy')
   first = {**POLICY.init(jax.random.key(1)), 'heads': dict(value=dict(kernel=jnp.linspace(-1., 1., 16)[:, None], bias=jnp.zeros(1)))}
   params = jax.device_put(first, meshes.shard_params(first, RULES, mesh))
   fns = steps.make((learner,), (), {'policy': Model(POLICY, params, None)}, mesh, (BUCKET,), temperature=.9)
@@ -91,7 +92,8 @@ def test_eight_devices_give_what_one_gives():
   assert 0 < want[0]['clip_share'] < 1 and want[0]['grad_norm'] > .1
   for k in advantages:
     np.testing.assert_allclose(sum(shown[k], []), sum(advantages[k], []), atol=1e-4)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), jax.device_get(eight.params), jax.device_get(one.params))
+  params = [jax.device_get(st.params) for st in (eight, one)]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), *params)
   assert [int(st.carry['centred']['loss'][0]) for st in (one, eight)] == [2, 2]
   # what is split stays split, moments too, and nothing is compiled twice
   for tree in (eight.params, eight.opt_state[1][0].mu):

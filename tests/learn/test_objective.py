@@ -177,8 +177,10 @@ def rlvr(pack=1) -> Batch:
   rng = np.random.default_rng(0)
   parent, k = [-1, 0, 1, 1, 0, 4, -1, 6, -1, -1, 9, 10, 10, -1], 14
   columns = dict(group=[0] * 9 + [1] * 5, end=[0, 0, 1, 1, 0, 1, 0, 0, 1, 0, 0, 1, 2, 3], task=rng.integers(0, 2, k),
-                 label=dict(state=rng.integers(0, 4, k), explore=rng.integers(0, 2, k)), n_tokens=rng.integers(1, 5, k), n_obs=rng.integers(0, 3, k),
-                 stream=dict(ref_logp=rng.normal(size=k) * .3, **{'value/value': rng.normal(size=k)}), logp=rng.normal(size=k) * .3)
+                 label=dict(state=rng.integers(0, 4, k), explore=rng.integers(0, 2, k)),
+                 n_tokens=rng.integers(1, 5, k), n_obs=rng.integers(0, 3, k),
+                 logp=rng.normal(size=k) * .3,
+                 stream={'ref_logp': rng.normal(size=k) * .3, 'value/value': rng.normal(size=k)})
   return toy.batch(parent, pack=pack, **columns)
 
 
@@ -193,7 +195,8 @@ def top_entropy(batch, keep):
 
 
 TRACKS = assemble.tracks(dict(
-    a=dict(estimator=('grpo',), loss=(dict(name='ppo_clip', low=.1, high=.2, dual=2.), dict(name='kl', coef=.1), dict(name='entropy', coef=.01)), average='seq_mean'),
+    a=dict(estimator=('grpo',), average='seq_mean',
+           loss=(dict(name='ppo_clip', low=.1, high=.2, dual=2.), dict(name='kl', coef=.1), dict(name='entropy', coef=.01))),
     b=dict(estimator=('gigpo',), loss=(gspo,), average=dict(name='constant', length=7.), coef=.7),
     c=dict(estimator=('rloo',), selector=(top_entropy,), loss=(cov,), average='turn_mean'),
     d=dict(estimator=(dict(name='gae', gamma=.9, lam=.8),), selector=(dict(name='where', label='explore'),),

@@ -19,7 +19,8 @@ WIDE = Bucket(4, 16, 16, 4)
 
 def two_prompts():
   """A fork with a missing verdict, and a two-step rollout; tokens 1.. are drawn, 90.. read, 50 is forced."""
-  a = group([step(-1, [1, 2], [90, 91], reward=dict(task=.5), label=dict(state='x', turn=1), role=dict(think=np.array([True, False]))),
+  think = np.array([True, False])
+  a = group([step(-1, [1, 2], [90, 91], reward=dict(task=.5), label=dict(state='x', turn=1), role=dict(think=think)),
              step(0, [3], [92], end=1, reward=dict(task=1., judge=None), label=dict(state='y', turn=2), value=dict(v=.25)),
              step(0, [50, 4], [93, 94], end=2, sampled=[0, 1], reward=dict(judge=2.), label=dict(state='x'))], 'a', prompt=dict(p=.75))
   b = group([step(-1, [5], [95], label=dict(state='x', turn=2)), step(0, [6], [96], end=1, reward=dict(task=-1.), label=dict(state='z'))], 'b')

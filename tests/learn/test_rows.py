@@ -35,7 +35,8 @@ def test_the_first_row_owns_what_is_shared():
 
 def test_a_rewritten_context_starts_a_row():
   """1 was shown all of its past, 2 and 3 were shown something else; the second episode shares 0 to 2."""
-  g = group([step(-1, [1], [90]), step(0, [2], [91]), step(1, [3], [92], fresh=True), step(2, [4], [93], end=1), step(2, [5], [94], fresh=True, end=1)])
+  g = group([step(-1, [1], [90]), step(0, [2], [91]), step(1, [3], [92], fresh=True), step(2, [4], [93], end=1),
+             step(2, [5], [94], fresh=True, end=1)])
   assert rows.paths(g) == [Row([90], [0, 1], [True, True]), Row([92], [2, 3], [True, True]), Row([94], [4], [True])]
   assert rows.steps(g) == [Row([90], [0], [True]), Row([90, 1, 91], [1], [True]), Row([92], [2], [True]),
                            Row([92, 3, 93], [3], [True]), Row([94], [4], [True])]

@@ -83,7 +83,8 @@ def test_one_step_of_descent():
   mean = lambda x: np.asarray(x)[keep].mean()
   cut = ((adv > 0) & (np.exp(d) > 1.3)) | ((adv < 0) & (np.exp(d) < .8))
   assert 0 < cut.sum() < (adv != 0).sum()
-  close(seen, {'loss/main': want, 'grad_norm': np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(grad))), 'entropy': mean(out.entropy),
+  norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(grad)))
+  close(seen, {'loss/main': want, 'grad_norm': norm, 'entropy': mean(out.entropy),
                'nll': -mean(out.logp), 'kl': mean(np.exp(d) - 1 - d), 'ratio_gap': mean(abs(np.exp(d) - 1)), 'tokens': 18, 'skipped': 0,
                'clip_share': cut.sum() / (adv != 0).sum()})
   assert int(state.updates) == 1 and keep.sum() == 18
@@ -146,7 +147,8 @@ def test_a_minibatch_has_its_own_denominator():
   keep = np.asarray(credits_of().keep)[[4, 0, 1]] & np.array([[1], [0], [1]], bool)
   np.testing.assert_array_equal(credits['main'].keep, keep)
   np.testing.assert_array_equal(few.tokens.mask, np.asarray(B.tokens.mask)[[4, 0, 1]] & np.array([[1], [0], [1]], bool))
-  for average, weight in (('token_mean', 1 / keep.sum()), ('original_tokens', 1 / few.tokens.mask.sum()), (dict(name='constant', length=9), 1 / 18)):
+  for average, weight in (('token_mean', 1 / keep.sum()), ('original_tokens', 1 / few.tokens.mask.sum()),
+                          (dict(name='constant', length=9), 1 / 18)):
     tracks = tracks_of('ppo_clip', average=average)
     close(objective.weights(tracks, objective.floats(tracks, 0), few, credits)['main'], np.where(keep, weight, 0))
 
@@ -205,8 +207,11 @@ def test_clip_share_of_other_losses():
   sampled = np.asarray(b.tokens.sampled)
   mean = np.array([np.log(row[s]).mean() for row, s in zip(r, sampled, strict=True)])[:, None]
   cut = read & (((-adv > 0) & (np.exp(mean) > 1.3)) | ((-adv < 0) & (np.exp(mean) < .85)))
-  assert clipped(tracks_of(dict(name=sequences, low=.15, high=.3)), b, out, dict(main=dataclasses.replace(c, adv=-c.adv))) == (read.sum(), cut.sum()) and 0 < cut.sum() < read.sum()
-  both = assemble.tracks(dict(x=dict(estimator='grpo', loss='ppo_clip'), y=dict(estimator='grpo', loss=dict(name='ppo_clip', low=.1, high=.1))))
+  other = dict(main=dataclasses.replace(c, adv=-c.adv))
+  assert clipped(tracks_of(dict(name=sequences, low=.15, high=.3)), b, out, other) == (read.sum(), cut.sum())
+  assert 0 < cut.sum() < read.sum()
+  both = assemble.tracks(dict(x=dict(estimator='grpo', loss='ppo_clip'),
+                              y=dict(estimator='grpo', loss=dict(name='ppo_clip', low=.1, high=.1))))
   cuts = [(read & (((adv > 0) & (r > 1 + e)) | ((adv < 0) & (r < 1 - e)))).sum() for e in (.2, .1)]
   assert clipped(both, b, out, dict(x=c, y=c)) == (2 * read.sum(), sum(cuts)) and cuts[0] < cuts[1]
 
@@ -214,14 +219,17 @@ def test_clip_share_of_other_losses():
 # ---- what is not finite ------------------------------------------------------------------------------------------------
 
 def scaled(*, by: float = 1.):
-  return Loss(lambda out, batch, adv, stats: stats * by * out.logp, lambda state, out, batch, adv, key: (state + 1, 1.), init=lambda: 0)
+  prepare = lambda state, out, batch, adv, key: (state + 1, 1.)
+  return Loss(lambda out, batch, adv, stats: stats * by * out.logp, prepare, init=lambda: 0)
 
 
 def test_a_gradient_that_is_not_finite_is_skipped():
   """Parameters, moments and memory stay; the next update is what it would have been."""
   tracks, tx = tracks_of(scaled), optax.adam(.1)
   update = states.update(tracks, POLICY, tx, temperature=T, microbatch=4)
-  args = lambda by: (B, dict(main=credits_of()), ROWS, dict(main=dict(objective.floats(tracks, 0)['main'], loss=[dict(by=np.float32(by))])), KEY)
+  def args(by):
+    hypers = dict(objective.floats(tracks, 0)['main'], loss=[dict(by=np.float32(by))])
+    return B, dict(main=credits_of()), ROWS, dict(main=hypers), KEY
   first, _ = update(fresh(tracks, tx), *args(1.))
   before = jax.device_get(first)
   for by in (np.nan, np.inf):
@@ -244,7 +252,8 @@ def test_floats_and_schedules_are_traced_and_the_state_is_donated():
   def wanted(*, power: float = 1.):
     return Loss(lambda out, batch, adv, stats: out.extra['one'], extra=dict(one=lambda z, i: power + 0 * z[i]))
   tracks = assemble.tracks(dict(a=dict(estimator='grpo', loss=dict(name=wanted, power=ramp)),
-                                b=dict(estimator='grpo', loss=(dict(name='ppo_clip', low=ramp), dict(name='entropy', coef=ramp), counting), coef=ramp)))
+                                b=dict(estimator='grpo', coef=ramp,
+                                       loss=(dict(name='ppo_clip', low=ramp), dict(name='entropy', coef=ramp), counting))))
   update = states.update(tracks, POLICY, SGD, temperature=T)
   state, told = fresh(tracks), []
   for step in range(3):

@@ -127,9 +127,10 @@ def asked():
 
 
 def learner(name='policy', model='policy', *, minibatch=2, epochs=1, unit='row', **track):
-  spec = dict(estimator=(dict(name=centred, gain=dict(schedule='linear', start=1., end=3., steps=2)), counter), loss=('ppo_clip', asked)) | track
-  return assemble.Learner(name, model, assemble.tracks(dict(main=spec)), assemble.optimizer(dict(name='sgd', learning_rate=.1, clip=None)),
-                          epochs, minibatch, None, unit, 1, 'policy')
+  ramp = dict(schedule='linear', start=1., end=3., steps=2)
+  tracks = assemble.tracks(dict(main=dict(estimator=(dict(name=centred, gain=ramp), counter), loss=('ppo_clip', asked)) | track))
+  tx = assemble.optimizer(dict(name='sgd', learning_rate=.1, clip=None))
+  return assemble.Learner(name, model, tracks, tx, epochs, minibatch, None, unit, 1, 'policy')
 
 
 def made(one, transforms=(), mesh=None):
@@ -199,7 +200,9 @@ def test_transforms_run_in_order_with_what_they_ask_for():
   fns, models = made(one, (dict(name=first, scale=2.), second, second))
   batch = steps.put(packed(prompts(1), BUCKETS[0]).batch, fns.mesh)
   bound = config.chain('transform', (dict(name=first, scale=dict(schedule='linear', start=2., end=4., steps=2)), second, second))
-  run = lambda step: fns.transform({'policy': models['policy'].params}, batch, [b.floats(step) for b in bound], jnp.int32(step), jax.random.key(0)).tokens.stream
+  def run(step):
+    hypers = [b.floats(step) for b in bound]
+    return fns.transform({'policy': models['policy'].params}, batch, hypers, jnp.int32(step), jax.random.key(0)).tokens.stream
   for step, want in ((1, 3.), (2, 8.)):
     got = run(step)
     assert float(got['a'][0, 0]) == want and float(got['b'][0, 0]) == want + .5
@@ -214,7 +217,10 @@ def test_prompts_of_a_minibatch():
   st = state.create(models['policy'].params, one.tx, one.tracks)
   told = []
   real = fns.update['policy', BUCKETS[1]]
-  fns.update['policy', BUCKETS[1]] = lambda st, batch, credits, rows, *rest: told.append(sorted(np.asarray(rows).tolist())) or real(st, batch, credits, rows, *rest)
+  def spy(st, batch, credits, rows, *rest):
+    told.append(sorted(np.asarray(rows).tolist()))
+    return real(st, batch, credits, rows, *rest)
+  fns.update['policy', BUCKETS[1]] = spy
   part = pack.pack(prompts(3), rows=rows.paths, buckets=(BUCKETS[1],), channels=('task',), apart=True)[0]
   go(fns, one, st, part)
   held = steps.row_groups(part)

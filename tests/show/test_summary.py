@@ -26,7 +26,8 @@ def test_a_tree():
 
 def test_success_without_the_environments_word():
   """The share of returns above 0.5 on the channel that is asked for."""
-  g = group([step(-1, [1], reward=dict(task=.4)), step(0, [2], end=1, reward=dict(task=.2)), step(-1, [3], end=1, reward=dict(task=.5, other=1.))])
+  g = group([step(-1, [1], reward=dict(task=.4)), step(0, [2], end=1, reward=dict(task=.2)),
+             step(-1, [3], end=1, reward=dict(task=.5, other=1.))])
   assert summarise([g])['success'] == .5 and summarise([g], 'other')['success'] == .5
   assert 'success' not in summarise([g], 'nowhere') and 'valid_action' not in summarise([g])
 
@@ -41,7 +42,8 @@ def test_prompts_whose_returns_are_all_equal():
 
 def test_backstops_are_counted_where_they_end_an_episode():
   """They end it as failed, which is no episode that gets credit; a shared step is counted once."""
-  g = group([step(-1, [1], metrics=dict(backstop=1.)), step(0, [2], end=1), step(0, [3], end=1), step(0, [5], end=2), step(-1, [4], end=3, metrics=dict(backstop=1.))])
+  g = group([step(-1, [1], metrics=dict(backstop=1.)), step(0, [2], end=1), step(0, [3], end=1), step(0, [5], end=2),
+             step(-1, [4], end=3, metrics=dict(backstop=1.))])
   got = summarise([g, g])
   assert got['backstops'] == 4 and 'env/backstop' not in got and got['failed'] == 1 / 4
 
