@@ -168,7 +168,8 @@ class Env(Protocol):
   def reset(self, task: Task, seed: int) -> tuple[Any, Obs]: ...
   def step(self, state: Any, action: Action) -> tuple[Any, Step]: ...
   # optional: expert(task, seed) -> Iterator over action texts; it is sent each observation
-  # optional: score(task, episode) -> {name: float}, what eval reports beside the reward
+  # optional: score(task, episode) -> {name: float}, what train and eval report beside the reward
+  # optional: cut(state) -> Step, what an episode is paid that ran out of room
 
 
 # ---- host: the forest ----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ and the answers to one prompt share it, and correctness does not depend on what 
 """
 
 import dataclasses
-import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -134,7 +134,7 @@ def score(engine: Engine, contexts: Sequence[Sequence[int]], suffixes: Sequence[
     now = slice(len(out), len(out) + max(vacant(engine), 1))
     part, tails = contexts[now], suffixes[now]
     slots = _listen(engine, [Request(c, -1, np.zeros(2, np.uint32), {}, len(t)) for c, t in zip(part, tails, strict=True)])
-    out += _read(engine, slots, [[*c, *t] for c, t in zip(part, tails, strict=True)], score=True)
+    out += _read(engine, slots, *_padded([[*c, *t] for c, t in zip(part, tails, strict=True)], engine.limits.width), score=True)
     for s in slots:
       free(engine, s)
   return out
@@ -161,35 +161,40 @@ def compiles(engine: Engine) -> int:
 # ---- where a path lives ----------------------------------------------------------------------------------------------
 
 def _listen(engine, requests):
-  """A slot for every request, in which exactly its context has been read."""
-  if not requests:
-    return []
-  limits = engine.limits
-  want, size = np.full((len(requests), limits.width), -1, np.int32), [len(r.context) for r in requests]
-  for row, r, length in zip(want, requests, size, strict=True):
-    if not length:
+  """`[n]` a slot for every request, in which exactly its context has been read."""
+  limits, slots = engine.limits, np.asarray([r.slot for r in requests], int)
+  for r in requests:
+    if not len(r.context):
       raise ValueError('an empty context: there must be at least one id before an action.')
-    if length + max(r.room, 1) > limits.width:
-      raise ValueError(f'a context of {length} ids and a turn of {r.room} do not fit the {limits.width} ids of a slot.')
-    row[:length] = r.context
-  slots, size = np.asarray([r.slot for r in requests]), np.asarray(size)
+    if len(r.context) + max(r.room, 1) > limits.width:
+      raise ValueError(f'a context of {len(r.context)} ids and a turn of {r.room} do not fit the {limits.width} ids of a slot.')
+  want, size = _padded([r.context for r in requests], limits.width)
   engine.clock += 1
   engine.busy[slots[slots >= 0]] = True
   copies, follows = _place(engine, want, size, slots)
   engine.used[slots] = engine.clock
   _copy(engine, copies)
-  rank = [0] * len(requests)             # who follows nobody reads first, then those who follow these, and so on
+  rank = np.zeros(len(requests), int)    # who follows nobody reads first, then those who follow these, and so on
   for i, leader in follows.items():      # leaders stand before their followers
     rank[i] = rank[leader] + 1
-  for turn in range(max(rank) + 1):
-    wave = [i for i, r in enumerate(rank) if r == turn]
-    _copy(engine, {slots[i]: slots[follows[i]] for i in wave if i in follows})
+  for turn in range(rank.max(initial=-1) + 1):
+    wave = np.flatnonzero(rank == turn)
+    if turn:
+      _copy(engine, {slots[i]: slots[follows[i]] for i in wave})
     at = slots[wave]
     common = np.minimum(_common(engine.known[at], want[wave]), engine.length[at])
     again = (common == size[wave]) & (engine.ready[at] != common)      # all is read, but the logits are gone
     engine.length[at] = common - again
-    _read(engine, at.tolist(), [requests[i].context for i in wave])
-  return slots.tolist()
+    _read(engine, at, want[wave], size[wave])
+  return slots
+
+
+def _padded(contexts, width):
+  """(`[n, S]` ids, -1 behind their end; `[n]` how many)."""
+  size = np.asarray([len(c) for c in contexts], int)
+  want = np.full((len(contexts), width), -1, np.int32)
+  want[np.arange(width) < size[:, None]] = np.fromiter(itertools.chain.from_iterable(contexts), np.int32, size.sum())
+  return want, size
 
 
 def _place(engine, want, size, slots):
@@ -209,15 +214,18 @@ def _place(engine, want, size, slots):
   copies, follows, firsts, seen = {}, {}, [], {}
   for i in new:
     name = want[i].tobytes()
-    if name not in seen:
+    if name in seen:
+      (common, best, whole, leader), shared = seen[name], int(size[i])
+    else:
       common = np.minimum(_common(engine.known, want[i]), engine.length)
       best = int(common.argmax())
       whole = np.flatnonzero((common == engine.length) & (common == common[best])).tolist() if common[best] else []
-      shared = np.minimum(_common(want[firsts], want[i]), size[firsts]) if firsts else np.zeros(1, int)
-      leader = int(shared.argmax())
-      seen[name] = common.tolist(), best, whole, (firsts[leader], int(shared[leader])) if firsts else (-1, 0)
+      leader, shared, common = -1, 0, common.tolist()
+      if firsts:
+        with_firsts = np.minimum(_common(want[firsts], want[i]), size[firsts])
+        leader, shared = firsts[int(with_firsts.argmax())], int(with_firsts.max())
+      seen[name] = common, best, whole, i
       firsts.append(i)
-    common, best, whole, (leader, shared) = seen[name]
     slot = next((s for s in whole if s in open_slots), None)
     if slot is None:
       slot = next(iter(open_slots))
@@ -227,7 +235,6 @@ def _place(engine, want, size, slots):
     if shared - have >= limits.copy_from:
       copies.pop(slot, None)
       follows[i] = leader
-    seen[name] = common, best, whole, (leader, shared) if i not in firsts[-1:] else (i, int(size[i]))
     slots[i] = slot
     engine.busy[slot] = True
     del open_slots[slot]
@@ -252,35 +259,32 @@ def _copy(engine, sources):
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
-def _read(engine, slots, contexts, score=False):
+def _read(engine, slots, want, size, score=False):
   """Reads what is new of each context, a chunk at a time; with `score` returns its log-probabilities."""
-  chunk, rest, scores = engine.limits.chunk, {}, {s: [np.zeros(0, np.float32)] for s in slots}
-  for slot, context in zip(slots, contexts, strict=True):
-    n = int(engine.length[slot])
-    if n < len(context):
-      rest[slot] = context[n:]
-      engine.known[slot, n:len(context)] = rest[slot]
-  while rest:
-    rows = list(rest)
-    b = _bucket(engine.limits, len(rows))
-    index = np.full(b, engine.limits.slots, np.int32)
-    ids, count = np.zeros((b, chunk), np.int32), np.zeros(b, np.int32)
-    for i, slot in enumerate(rows):
-      part = rest[slot][:chunk]
-      index[i], ids[i, :len(part)], count[i] = slot, part, len(part)
-      rest[slot] = rest[slot][chunk:]
-      if not len(rest[slot]):
-        del rest[slot]
+  place = np.arange(engine.limits.chunk)
+  scores = [[np.zeros(0, np.float32)] for _ in slots]
+  _note(engine, slots, np.zeros_like(size), want, size)
+  while len(rows := np.flatnonzero(engine.length[slots] < size)):
+    n, b, at = len(rows), _bucket(engine.limits, len(rows)), slots[rows]
+    start = engine.length[at]
+    index, count = np.full(b, engine.limits.slots, np.int32), np.zeros(b, np.int32)
+    index[:n], count[:n] = at, np.minimum(size[rows] - start, len(place))
+    ids = np.zeros((b, len(place)), np.int32)
+    i, j = np.nonzero(place < count[:, None])
+    ids[i, j] = want[rows[i], start[i] + j]
     engine.slots, logp = engine.sampler.extend(engine.model.params, _current(engine), index, ids, count, score=score)
     if score:
-      logp = np.asarray(logp)
-      for i, slot in enumerate(rows):
-        scores[slot].append(logp[i, :count[i]])
-    at = index[:len(rows)]
-    engine.length[at] += count[:len(rows)]
-    engine.ready[at] = engine.length[at]
+      for row, values, c in zip(rows, np.asarray(logp), count):
+        scores[row].append(values[:c])
+    engine.length[at] = engine.ready[at] = start + count[:n]
     engine.read += int(count.sum())
-  return [np.concatenate(scores[s]) for s in slots] if score else None
+  return [np.concatenate(s) for s in scores] if score else None
+
+
+def _note(engine, slots, at, ids, count):
+  """Notes what slots have read: `count` [n] of ids `[n, m]`, from position `at` [n] on."""
+  i, j = np.nonzero(np.arange(ids.shape[1]) < count[:, None])
+  engine.known[slots[i], at[i] + j] = ids[i, j]
 
 
 def _current(engine):
@@ -304,42 +308,40 @@ def _draw(engine, slots, requests):
   """Draws every action to its stop; with stop strings in segments, and what was drawn beyond one is forgotten."""
   limits, tok = engine.limits, engine.model.tokenizer
   step = min(SEGMENT, limits.turn) if engine.stop.strings else limits.turn
-  drawn = [([], [], [], []) for _ in requests]
+  ids, numbers = [[] for _ in requests], [[] for _ in requests]
   done, todo = [False] * len(requests), list(range(len(requests)))
   while todo:
-    b = _bucket(limits, len(todo))
-    pad = lambda values, fill, dtype: np.asarray([*values, *[fill] * (b - len(todo))], dtype)
-    index = pad([slots[i] for i in todo], limits.slots, np.int32)
-    room = pad([min(requests[i].room - len(drawn[i][0]), step) for i in todo], 0, np.int32)
-    draw_keys = np.stack([requests[i].key for i in todo] + [np.zeros(2, np.uint32)] * (b - len(todo)))
+    n, b, at = len(todo), _bucket(limits, len(todo)), slots[todo]
+    pad = lambda values, fill, dtype: np.asarray([*values, *[fill] * (b - n)], dtype)
+    index, room = pad(at, limits.slots, np.int32), pad([min(requests[i].room - len(ids[i]), step) for i in todo], 0, np.int32)
+    draw_keys = np.stack([requests[i].key for i in todo] + [np.zeros(2, np.uint32)] * (b - n))
     how = [requests[i].sampling for i in todo]
     columns = sampling.Sampling(**{k: pad([h.get(k, v) for h in how], v, t) for k, (v, t) in SETTINGS.items()})
     truncated = any(h.get('top_k', 0) or h.get('top_p', 1.) < 1 or h.get('min_p', 0.) for h in how)
     engine.slots, out = engine.sampler.decode(engine.model.params, _current(engine), index, room > 0, room, draw_keys, columns,
                                               truncated=truncated)
     out = jax.device_get(out)
+    start, count = engine.length[at], out.count[:n]
+    _note(engine, at, start, out.ids[:n], count)
+    engine.length[at] = engine.ready[at] = start + count
+    engine.drawn += int(count.sum())
     still = []
-    for j, i in enumerate(todo):
-      slot, n, ids = slots[i], int(out.count[j]), drawn[i][0]
-      for column, values in zip(drawn[i], (out.ids, out.logp, out.entropy, out.sampler_logp), strict=True):
-        column.extend(values[j, :n].tolist())
-      at = int(engine.length[slot])
-      engine.known[slot, at:at + n] = out.ids[j, :n]
-      engine.length[slot] = engine.ready[slot] = at + n
-      engine.drawn += n
-      keep = _stop_at(tok, requests[i], ids, engine.stop.strings)
+    for j, (i, c) in enumerate(zip(todo, count.tolist(), strict=True)):
+      ids[i] += out.ids[j, :c].tolist()
+      numbers[i].append((out.logp[j, :c], out.entropy[j, :c], out.sampler_logp[j, :c]))
+      keep = _stop_at(tok, requests[i], ids[i], engine.stop.strings)
       if keep is not None:
-        engine.length[slot] -= len(ids) - keep
-        for column in drawn[i]:
-          del column[keep:]
+        engine.length[slots[i]] -= len(ids[i]) - keep
+        del ids[i][keep:]
       done[i] = keep is not None or bool(out.stopped[j])
-      if not done[i] and len(ids) < requests[i].room:
+      if not done[i] and len(ids[i]) < requests[i].room:
         still.append(i)
     todo = still
-  texts = tok.decode_batch([d[0] for d in drawn])
-  as_array = functools.partial(np.asarray, dtype=np.float32)
-  return [Speech(slot, d[0], *map(as_array, d[1:]), text, stopped)
-          for slot, d, text, stopped in zip(slots, drawn, texts, done, strict=True)]
+  out = []
+  for slot, one, parts, text, stopped in zip(slots.tolist(), ids, numbers, tok.decode_batch(ids), done, strict=True):
+    columns = parts[0] if len(parts) == 1 else [np.concatenate(c) for c in zip(*parts, strict=True)]
+    out.append(Speech(slot, one, *(c[:len(one)] for c in columns), text, stopped))
+  return out
 
 
 def _stop_at(tok, request, ids, strings):

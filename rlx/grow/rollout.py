@@ -12,7 +12,7 @@ import time
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -74,13 +74,14 @@ class _Branch:
   left: int | None
   stem: tuple[int, int] | None = None
   forced: tuple[int, ...] = ()
+  turns: list[Turn] = dataclasses.field(default_factory=list)      # what its context may show: of each step observation and text,
+  ids: list[list[int]] = dataclasses.field(default_factory=list)   # and the ids of its action
   row: list[int] = dataclasses.field(default_factory=list)   # ids of its row so far: what an append-only context repeats
   first: int = 0                   # turns dropped from the context by on_full='window'
   slot: int = -1
 
 
-@dataclasses.dataclass(frozen=True)
-class _Said:
+class _Said(NamedTuple):
   """An action as it stands in the tree: what a stem and a suffix forced, then what was drawn."""
   action: Action
   sampled: np.ndarray
@@ -228,7 +229,7 @@ def _branch(prompt, wish, pool):
   code = number - 1 if wish.node < 0 else zlib.crc32(f'{above}:{len(path)}:{wish.at}:{number}'.encode()) & 0x7fffffff
   forced = pool[wish.by].model.tokenizer.encode(wish.suffix) if wish.suffix else ()
   row = [*walk.ids_before(nodes, path[-1]), *nodes[path[-1]].ids] if path else []
-  return _Branch(prompt, path, at, wish, code, wish.limit, stem, tuple(forced), row)
+  return _Branch(prompt, path, at, wish, code, wish.limit, stem, tuple(forced), *_history(nodes, path), row)
 
 
 def _judge(prompts, plan, queue, pool, seed):
@@ -317,7 +318,7 @@ def _context(branch, plan, engine):
     ids = ids if len(ids) + need <= limits.width else None
   else:
     need, before = len(branch.forced) + room, branch.first
-    ids, branch.first = _fit(prompt, branch.path, branch.at[1], plan, engine, need, before)
+    ids, branch.first = _fit(branch.turns, branch.ids, branch.at[1], prompt.task, plan, engine, need, before)
     for _ in range(branch.first - before if ids is not None else 0):
       prompt.count('windowed')
   if ids is None and limits.on_full == 'error':
@@ -326,14 +327,18 @@ def _context(branch, plan, engine):
   return None if ids is None else (ids, stem, room)
 
 
-def _fit(prompt, path, obs, plan, engine, need, first):
+def _history(nodes, path):
+  """Observations, texts and ids of the steps of a path, for its context."""
+  return [Turn(nodes[i].obs, nodes[i].text) for i in path], [nodes[i].ids for i in path]
+
+
+def _fit(turns, said, obs, task, plan, engine, need, first):
   """(ids of the context, turns dropped from it): as few as leave the room that is needed; ids None if none do."""
-  limits, nodes = engine.limits, prompt.tree
-  history, said = [*(Turn(nodes[i].obs, nodes[i].text) for i in path), Turn(obs)], [nodes[i].ids for i in path]
-  while first <= len(path):
+  limits, now = engine.limits, Turn(obs)
+  while first <= len(turns):
     # the first observation always stays; its action goes with the turns that are dropped
-    some = (history, said) if not first else ([Turn(history[0].obs), *history[first:]], [[], *said[first:]])
-    ids = render(plan.context(some[0], prompt.task), some[1], engine.model.tokenizer)
+    history, ids = ([*turns, now], said) if not first else ([Turn(turns[0].obs), *turns[first:], now], [[], *said[first:]])
+    ids = render(plan.context(history, task), ids, engine.model.tokenizer)
     if len(ids) + need <= limits.width:
       return ids, first
     if limits.on_full != 'window':
@@ -348,7 +353,8 @@ def _shown(prompt, plan, engine, i, need):
   if i >= 0 and nodes[i].end:
     ids = [*walk.ids_before(nodes, i), *nodes[i].ids]
     return ids if len(ids) + need <= engine.limits.width else None
-  return _fit(prompt, walk.path(nodes, i), (prompt.after[i] if i >= 0 else prompt.start)[1], plan, engine, need, 0)[0]
+  obs = (prompt.after[i] if i >= 0 else prompt.start)[1]
+  return _fit(*_history(nodes, walk.path(nodes, i)), obs, prompt.task, plan, engine, need, 0)[0]
 
 
 def _speak(engine, part, plan, key):
@@ -363,21 +369,20 @@ def _speak(engine, part, plan, key):
 def _said(branch, context, speech, engine):
   """The whole action of a turn, and what of its context is new."""
   ids, stem, _ = context
-  mine, drawn, forced = branch.wish.by == 'policy', len(speech.ids), np.zeros(len(branch.forced), np.float32)
-  of = branch.prompt.tree[branch.stem[0]] if branch.stem else None
-
-  def column(old, new):
-    new = new if mine else np.zeros(drawn, np.float32)
-    return np.concatenate([forced, new] if of is None else [old(of)[:len(stem)], forced, new])
-
-  whole = [*stem, *branch.forced, *speech.ids]
-  text = speech.text if drawn == len(whole) else engine.model.tokenizer.decode(whole)
+  n, forced = len(speech.ids), np.zeros(len(branch.forced), np.float32)
+  of, none = branch.prompt.tree[branch.stem[0]] if branch.stem else None, np.zeros(n, np.float32)
+  drawn = dict(sampled=np.ones(n, bool), logp=speech.logp, entropy=speech.entropy, sampler_logp=speech.sampler_logp)
+  if branch.wish.by != 'policy':
+    drawn = dict(sampled=none.astype(bool), logp=none, entropy=none, sampler_logp=none)
+  text, whole = speech.text, speech.ids
+  if stem or branch.forced:
+    whole = [*stem, *branch.forced, *speech.ids]
+    text = engine.model.tokenizer.decode(whole)
+    old = dict(sampled=of.sampled, logp=of.logp, **of.stream) if of else {}
+    drawn = {k: np.concatenate([*([old[k][:len(stem)]] if of else []), forced.astype(v.dtype), v]) for k, v in drawn.items()}
   fresh = not branch.row or ids[:len(branch.row)] != branch.row
-  return _Said(
-      Action(text, tuple(whole)), column(lambda n: n.sampled, np.ones(drawn, np.float32)).astype(bool), column(lambda n: n.logp, speech.logp),
-      dict(entropy=column(lambda n: n.stream['entropy'], speech.entropy),
-           sampler_logp=column(lambda n: n.stream['sampler_logp'], speech.sampler_logp)),
-      ids if fresh else ids[len(branch.row):], fresh, speech.stopped)
+  return _Said(Action(text, tuple(whole)), drawn.pop('sampled'), drawn.pop('logp'), drawn, ids if fresh else ids[len(branch.row):],
+               fresh, speech.stopped)
 
 
 def _step(env, job):
@@ -405,6 +410,8 @@ def _grow(branch, said, state, step, plan):
   branch.at = (state, step.obs, dict(step.next))
   prompt.after.append(branch.at)
   branch.path = [*branch.path, len(prompt.tree) - 1]
+  branch.turns.append(Turn(node.obs, node.text))
+  branch.ids.append(ids)
   branch.row = [*(branch.row if not said.fresh else ()), *said.context, *ids]
   branch.stem, branch.forced = None, ()
   branch.left = None if branch.left is None else branch.left - 1
@@ -430,7 +437,12 @@ def _cut_off(branch, plan, pool, clock):
     prompt.count('too_long')
   open_end = branch.path and not stem and not prompt.tree[branch.path[-1]].end
   if open_end and all(n.parent != branch.path[-1] for n in prompt.tree):
-    prompt.tree[branch.path[-1]].end = 2
+    node = prompt.tree[branch.path[-1]]
+    node.end = 2
+    if hasattr(plan.env, 'cut'):
+      step = plan.env.cut(branch.at[0])
+      node.reward.update({c: v + (node.reward.get(c) or 0.) for c, v in step.reward.items()})
+      node.metrics.update(step.metrics)
   else:
     branch.path = []
   _leave(branch, plan, pool, clock)

@@ -20,7 +20,7 @@ from rlx.explorers.flat import flat
 from rlx.grow import engine as engines
 from rlx.grow import forest, rollout
 from rlx.learn import rows
-from rlx.types import Expand, Explorer, Score
+from rlx.types import Expand, Explorer, Score, Step
 from tests.grow import game
 from tests.grow.game import Game, grow, scripted
 
@@ -363,6 +363,16 @@ def test_on_full_end():
   assert shape(g) == ([-1, -1, 0, 1, 2, 3], [0, 0, 0, 0, 2, 2])
   assert g.metrics == {'full': 2.}
   assert [len(prefix(g, i)) for i in (4, 5)] == [39, 39]
+
+
+def test_what_an_environment_pays_an_episode_that_ran_out_of_room():
+  class Strict(Game):
+    def cut(self, state):
+      return Step('', {'task': -.25}, 2, metrics={'cut': 1.})
+  plain, paid = full('end'), grow(game.engine(NEVER, width=40, on_full='end'), n=1, env=Strict(turns=6, words=LONG.words), explorer=flat(width=2))[0]
+  for i, (a, b) in enumerate(zip(plain.nodes, paid.nodes, strict=True)):
+    extra = -.25 if i in (4, 5) else 0.
+    assert b.reward['task'] == a.reward['task'] + extra and b.metrics.get('cut', 0.) == (i in (4, 5))
 
 
 def test_on_full_window():

@@ -10,6 +10,7 @@ from rlx.learn import objective, pack, rows, state
 from rlx.learn import step as steps
 from rlx.models.transformer import transformer
 from rlx.types import Loss, Model
+from tests.policies import quick_compiling  # noqa: F401
 from tests.trees import group, step
 
 RULES = (('embed/.*', ('tensor', 'fsdp')), ('.*/(q|k|v|gate|up)/kernel', ('fsdp', 'tensor')), ('.*/(o|down)/kernel', ('tensor', 'fsdp')))
@@ -61,10 +62,10 @@ def stored():
 
 def run(mesh, part):
   """Two updates of a learner with a track for each loss."""
-  credit = dict(ppo_clip='grpo', sequences=dict(name='grpo', std=False), value=dict(name='gae', gamma=.9, lam=.8))
+  credit = dict(ppo_clip='grpo', sequences='grpo', value=dict(name='gae', gamma=.9, lam=.8))
   none = lambda batch: jnp.zeros(batch.nodes.parent.shape)
   tracks = assemble.tracks({k: dict(estimator=credit.get(k, none), loss=loss, average=AVERAGES[k]) for k, loss in LOSSES.items()})
-  tx = assemble.optimizer(dict(name='adamw', learning_rate=1e-3))
+  tx = assemble.optimizer(dict(name='sgd', learning_rate=.1, momentum=.9))
   learner = assemble.Learner('policy', 'policy', tracks, tx, 1, 8, None, 'row', 1, 'policy')
   first = {**POLICY.init(jax.random.key(1)), 'heads': dict(value=dict(kernel=jnp.linspace(-1., 1., 16)[:, None], bias=jnp.zeros(1)))}
   params = jax.device_put(first, meshes.shard_params(first, RULES, mesh))
@@ -96,7 +97,7 @@ def test_eight_devices_give_what_one_gives():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), *params)
   assert [int(st.carry['centred']['loss'][0]) for st in (one, eight)] == [2, 2]
   # what is split stays split, moments too, and nothing is compiled twice
-  for tree in (eight.params, eight.opt_state[1][0].mu):
+  for tree in (eight.params, eight.opt_state[1][0].trace):
     assert tree['layers']['attention']['q']['kernel'].addressable_shards[0].data.shape == (1, 8, 8)
     assert tree['embed']['table'].addressable_shards[0].data.shape == (24, 8)
   assert compiled == 2

@@ -11,6 +11,7 @@ import pytest
 from rlx import assemble, masked, toy, tree
 from rlx.learn import objective
 from rlx.types import Advantages, Batch, Loss, Out, Stateful
+from tests.policies import quick_compiling  # noqa: F401
 
 sg = jax.lax.stop_gradient
 KEY = jax.random.key(0)

@@ -14,7 +14,7 @@ from rlx.learn import objective
 from rlx.learn import state as states
 from rlx.learn.forward import forward
 from rlx.types import Loss, Out
-from tests.policies import bag
+from tests.policies import bag, quick_compiling  # noqa: F401
 
 POLICY, KEY, T = bag(), jax.random.key(0), .8
 PARAMS = POLICY.init(jax.random.key(1))
@@ -111,8 +111,7 @@ def sequences(*, low: float = .1, high: float = .2):
 
 MANY = assemble.tracks(dict(
     main=dict(estimator=('grpo',), loss=('ppo_clip', dict(name='kl', coef=.1), dict(name='entropy', coef=.01)), average='seq_mean'),
-    other=dict(estimator=('grpo',), loss=(counting, dict(name='value', coef=.3)), average='turn_mean', coef=.5),
-    whole=dict(estimator=('grpo',), loss=(sequences,), average=dict(name='constant', length=6))))
+    other=dict(estimator=('grpo',), loss=(counting, dict(name='value', coef=.3)), average='turn_mean', coef=.5)))
 
 
 MANY_UPDATE = states.update(MANY, POLICY, SGD, temperature=T)
