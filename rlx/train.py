@@ -116,7 +116,8 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
         stages('pack')
         mark = time.perf_counter()
         groups = [forest.cut(g, phase.segment, world.tokenizer.offsets) for g in groups]
-        packed = pack.pack(groups, rows=phase.rows, buckets=phase.buckets, labels=phase.labels, intern=labels.intern, **columns)
+        packed = pack.pack(groups, rows=phase.rows, buckets=phase.buckets, labels=phase.labels, intern=labels.intern,
+                           apart=any(l.unit == 'group' for l in phase.learners), **columns)
         clock['pack'] = time.perf_counter() - mark
         record.update(padding=float(np.mean([p.padding for p in packed])), dropped=float(sum(p.dropped for p in packed)))
 
@@ -139,7 +140,10 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
                 advantages.setdefault(name, []).extend(adv)
         for name, results in jax.device_get(learnt).items():
           prefix = '' if name == 'policy' else f'{name}/'
-          record.update({prefix + k: v for k, v in steps.averaged(results).items()})
+          told = steps.averaged(results)
+          if phase.source.name != 'rollout':   # demonstrations have no behaviour to compare with
+            told = {k: v for k, v in told.items() if k not in ('kl', 'ratio_gap', 'logp_gap', 'clip_share')}
+          record.update({prefix + k: v for k, v in told.items()})
         clock['update'] = time.perf_counter() - mark
 
         # ---- look ------------------------------------------------------------------------------------------------
@@ -163,6 +167,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
           record['tokens_sampled'] = float(sum(e.drawn - drawn[n][1] for n, e in pool.items()))
           record['tokens_per_s/sample'] = record['tokens_sampled'] / max(clock['sample'], 1e-9)
         record['tokens_trained'] = float(sum(int(p.batch.tokens.mask.sum()) for p in packed))
+        record['tokens_per_s/update'] = record['tokens_trained'] / max(clock['update'], 1e-9)
         record.update({f'seconds/{k}': v for k, v in clock.items()}, seconds=time.perf_counter() - step_began,
                       memory_mb=peak_mb(), compiles=float(sum(compilation.programs().values())))
         course.wall_s = record['wall_s'] = wall0 + time.perf_counter() - began

@@ -329,7 +329,7 @@ def _draw(engine, slots, requests):
     for j, (i, c) in enumerate(zip(todo, count.tolist(), strict=True)):
       ids[i] += out.ids[j, :c].tolist()
       numbers[i].append((out.logp[j, :c], out.entropy[j, :c], out.sampler_logp[j, :c]))
-      keep = _stop_at(tok, requests[i], ids[i], engine.stop.strings)
+      keep = _stop_at(tok, requests[i], ids[i], engine.stop.strings) if engine.stop.strings else None
       if keep is not None:
         engine.length[slots[i]] -= len(ids[i]) - keep
         del ids[i][keep:]
@@ -340,7 +340,9 @@ def _draw(engine, slots, requests):
   out = []
   for slot, one, parts, text, stopped in zip(slots.tolist(), ids, numbers, tok.decode_batch(ids), done, strict=True):
     columns = parts[0] if len(parts) == 1 else [np.concatenate(c) for c in zip(*parts, strict=True)]
-    out.append(Speech(slot, one, *(c[:len(one)] for c in columns), text, stopped))
+    if len(columns[0]) > len(one):
+      columns = [c[:len(one)] for c in columns]
+    out.append(Speech(slot, one, *columns, text, stopped))
   return out
 
 
@@ -349,7 +351,7 @@ def _stop_at(tok, request, ids, strings):
 
   A string that begins in what the action had already said counts; one that ends there does not.
   """
-  if not strings or not ids:
+  if not ids:
     return None
   said = list(request.context[len(request.context) - request.begun:])
   old = len(tok.decode(said)) if said else 0

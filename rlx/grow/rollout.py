@@ -369,17 +369,16 @@ def _speak(engine, part, plan, key):
 def _said(branch, context, speech, engine):
   """The whole action of a turn, and what of its context is new."""
   ids, stem, _ = context
-  n, forced = len(speech.ids), np.zeros(len(branch.forced), np.float32)
-  of, none = branch.prompt.tree[branch.stem[0]] if branch.stem else None, np.zeros(n, np.float32)
-  drawn = dict(sampled=np.ones(n, bool), logp=speech.logp, entropy=speech.entropy, sampler_logp=speech.sampler_logp)
+  drawn = dict(sampled=np.ones(len(speech.ids), bool), logp=speech.logp, entropy=speech.entropy, sampler_logp=speech.sampler_logp)
   if branch.wish.by != 'policy':
-    drawn = dict(sampled=none.astype(bool), logp=none, entropy=none, sampler_logp=none)
+    drawn = {k: np.zeros_like(v) for k, v in drawn.items()}
   text, whole = speech.text, speech.ids
   if stem or branch.forced:
     whole = [*stem, *branch.forced, *speech.ids]
     text = engine.model.tokenizer.decode(whole)
-    old = dict(sampled=of.sampled, logp=of.logp, **of.stream) if of else {}
-    drawn = {k: np.concatenate([*([old[k][:len(stem)]] if of else []), forced.astype(v.dtype), v]) for k, v in drawn.items()}
+    of = branch.prompt.tree[branch.stem[0]] if stem else None
+    old = dict(sampled=of.sampled, logp=of.logp, **of.stream) if stem else {k: v[:0] for k, v in drawn.items()}
+    drawn = {k: np.concatenate([old[k][:len(stem)], np.zeros(len(branch.forced), v.dtype), v]) for k, v in drawn.items()}
   fresh = not branch.row or ids[:len(branch.row)] != branch.row
   return _Said(Action(text, tuple(whole)), drawn.pop('sampled'), drawn.pop('logp'), drawn, ids if fresh else ids[len(branch.row):],
                fresh, speech.stopped)

@@ -63,7 +63,7 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
     `step(state, batch, credits, rows [M], hypers, key) -> (state, metrics)`: one optimizer step on the rows of the batch; the
     state's buffers are donated. A gradient that is not finite leaves the parameters as they were and is counted in `skipped`.
     Metrics are means over kept tokens: `loss/<track>`, `entropy`, `kl` (k3 of the behaviour from the policy), `ratio_gap`
-    mean |r - 1|, `nll`, `tokens`; beside them `grad_norm` and `clip_share`: of the kept tokens with an advantage, those whose
+    mean |r - 1|, `logp_gap` mean |log r|, `nll`, `tokens`; beside them `grad_norm` and `clip_share`: of the kept tokens with an advantage, those whose
     policy gradient a loss cut to 0.
   """
   looks = objective.prepared(tracks)
@@ -135,7 +135,7 @@ def _seen(out: Out, batch: Batch, credits: Mapping[str, objective.Credit]) -> di
   gap = jnp.where(keep, jnp.clip(out.logp - batch.tokens.logp, -20, 20), 0.)
   add = lambda x: jnp.sum(jnp.where(keep, x, 0.))
   return dict(entropy=add(out.entropy), kl=add(jnp.exp(gap) - 1 - gap), ratio_gap=add(jnp.abs(jnp.exp(gap) - 1)),
-              nll=-add(out.logp), tokens=jnp.sum(keep.astype(jnp.float32)))
+              logp_gap=add(jnp.abs(gap)), nll=-add(out.logp), tokens=jnp.sum(keep.astype(jnp.float32)))
 
 
 def _clipped(tracks, hypers, out, batch, credits, weight, stats) -> tuple[Array, Array]:

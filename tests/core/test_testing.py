@@ -166,7 +166,7 @@ def test_needs():
   assert len(set(parent[parent >= 0])) == (parent >= 0).sum()         # no step has two children
   testing.rows_do_not_matter(s)
   testing.plain_numbers(testing.study(module_with(('tokens',), per_token)))
-  with pytest.raises(ValueError, match="made of 'chains' and 'tokens'"):
+  with pytest.raises(ValueError, match="made of 'chains', 'tokens' and 'chance'"):
     testing.study(module_with(('rows',), lambda batch: good(batch)))
 
 

@@ -85,7 +85,7 @@ def test_one_step_of_descent():
   assert 0 < cut.sum() < (adv != 0).sum()
   norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(grad)))
   close(seen, {'loss/main': want, 'grad_norm': norm, 'entropy': mean(out.entropy),
-               'nll': -mean(out.logp), 'kl': mean(np.exp(d) - 1 - d), 'ratio_gap': mean(abs(np.exp(d) - 1)), 'tokens': 18, 'skipped': 0,
+               'nll': -mean(out.logp), 'kl': mean(np.exp(d) - 1 - d), 'ratio_gap': mean(abs(np.exp(d) - 1)), 'logp_gap': mean(abs(d)), 'tokens': 18, 'skipped': 0,
                'clip_share': cut.sum() / (adv != 0).sum()})
   assert int(state.updates) == 1 and keep.sum() == 18
   assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grad)) > 1e-3
