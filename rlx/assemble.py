@@ -303,8 +303,9 @@ def phase(c: ml_collections.ConfigDict, env: Any) -> Phase:
 def _bound(b):
   """A host-side method as one callable; marks such as `grain` stay on it, and a memory stands in `call.state`."""
   if b.places:
+    keywords = {**b.static, **{k: float(v) for k, v in b.floats().items()}}   # once: it is called for every path
     def call(*args):
-      return b.call(*args)
+      return b.fn(*args, **keywords)
   else:
     stateful = b.call()
     def call(*args):

@@ -36,7 +36,8 @@ def margin(*, head='mine', weight=1.):
     del batch
     return weight * (jnp.square(out.value[head] - adv) - out.extra['margin']) / jnp.log1p(stats)
 
-  return Loss(term, prepare, init=lambda: jnp.int32(0), heads=(head,), extra=dict(margin=lambda logits, i: logits[i] - jnp.mean(logits)))
+  return Loss(term, prepare, init=lambda: jnp.int32(0), heads=(head,),
+              extra=dict(margin=lambda logits, i: logits[i] - jnp.mean(logits)))
 
 
 def early(batch, keep, *, before=3.):

@@ -53,7 +53,7 @@ def test_the_property_suite_runs_on_it(lab):
 
 
 def test_one_of_everything(tmp_path, lab, monkeypatch):
-  """Environment, context, explorer, scorer, rewards, probe, label, segmenter, curriculum, transform, selector, loss with head and extra.
+  """Environment, context, explorer, scorer, rewards, probe, label, segmenter, curriculum, transform, selector, loss.
 
   Nothing stops an action, so each has 6 ids; a prompt has 2, what is heard later 1. Steps as they were grown (f: the friend's; 4 and 5
   leave 1 behind its first id, 6 begins with a forced word, 7 is abandoned) and as they are cut (1 in two):
@@ -88,7 +88,8 @@ def test_one_of_everything(tmp_path, lab, monkeypatch):
   for r in seen[1:]:
     assert np.isfinite(r['loss/main']) and r['grad_norm'] > 0 and r['updates'] == 1
     assert r['ratio_gap'] < 1e-4, 'forward says what the sampler said'
-    assert (r['tokens_trained'], r['tokens_sampled']) == (2 * 58, 2 * (10 * 6 + 2 * 5)), 'twelve actions a prompt, two of them begun'
+    assert r['tokens_trained'] == 2 * 58
+    assert r['tokens_sampled'] == 2 * (10 * 6 + 2 * 5), 'twelve actions a prompt, the first id of two was there already'
   import my_own_lab.mod
   # of 58 trained ids, those at positions below 20: the last step of each path begins at 16, behind the forced word at 17
   assert my_own_lab.mod.kept == [2 * (16 + 9 + 9 + 9 + 4)] * 2
@@ -134,8 +135,8 @@ def test_one_of_everything(tmp_path, lab, monkeypatch):
 # what the tree of every prompt is, cut:  0   1  2  3  4f 5  6  7  8  9 10 11 12
 PARENT = [-1, 0, 1, 2, 0, 1, 1, 0, 0, 5, 6, 7, 4]
 END = [0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 1, 1, 1]
-MASK = [6, 1, 5, 6, 0, 5, 5, 6, 0, 6, 6, 6, 6]             # each step once; not the friend's, the forced id, nor what was abandoned
+MASK = [6, 1, 5, 6, 0, 5, 5, 6, 0, 6, 6, 6, 6]             # each step once; not the friend's, the forced id, the abandoned
 SAMPLED = [30, 3, 5, 6, 0, 5, 5, 6, 0, 6, 6, 6, 6]         # step 0 stands in five rows, piece 1 in three
 TOKENS = [30, 6, 5, 7, 7, 5, 5, 8, 0, 7, 7, 7, 7]          # with the observation before each and the forced id
 FIRST = [3, 1, 2, 3, 0, 2, 2, 3, 0, 3, 3, 3, 3]            # the first half of each action; of 7 ids, 4, one of them forced
-LENGTH = [0, 0, -.06, -.06, -.06, -.06, -.06, -.07, 0, -.06, -.06, -.06, -.06]    # of a whole step, on its last piece; none of step 0
+LENGTH = [0, 0, -.06, -.06, -.06, -.06, -.06, -.07, 0, -.06, -.06, -.06, -.06]    # of whole steps

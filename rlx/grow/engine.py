@@ -312,12 +312,11 @@ def _draw(engine, slots, requests):
   done, todo = [False] * len(requests), list(range(len(requests)))
   while todo:
     n, b, at = len(todo), _bucket(limits, len(todo)), slots[todo]
-    pad = lambda values, fill, dtype: np.asarray([*values, *[fill] * (b - n)], dtype)
-    index, room = pad(at, limits.slots, np.int32), pad([min(requests[i].room - len(ids[i]), step) for i in todo], 0, np.int32)
-    draw_keys = np.stack([requests[i].key for i in todo] + [np.zeros(2, np.uint32)] * (b - n))
-    how = [requests[i].sampling for i in todo]
-    columns = sampling.Sampling(**{k: pad([h.get(k, v) for h in how], v, t) for k, (v, t) in SETTINGS.items()})
-    truncated = any(h.get('top_k', 0) or h.get('top_p', 1.) < 1 or h.get('min_p', 0.) for h in how)
+    index, room = np.full(b, limits.slots, np.int32), np.zeros(b, np.int32)
+    draw_keys = np.zeros((b, 2), np.uint32)
+    index[:n], draw_keys[:n] = at, [requests[i].key for i in todo]
+    room[:n] = [min(requests[i].room - len(ids[i]), step) for i in todo]
+    columns, truncated = _settings([requests[i].sampling for i in todo], b)
     engine.slots, out = engine.sampler.decode(engine.model.params, _current(engine), index, room > 0, room, draw_keys, columns,
                                               truncated=truncated)
     out = jax.device_get(out)
@@ -344,6 +343,15 @@ def _draw(engine, slots, requests):
       columns = [c[:len(one)] for c in columns]
     out.append(Speech(slot, one, *columns, text, stopped))
   return out
+
+
+def _settings(how, size):
+  """(`sampling.Sampling` of `size` rows, whether any truncates) from each row's keywords."""
+  columns = {k: np.full(size, fill, dtype) for k, (fill, dtype) in SETTINGS.items()}
+  for k in {k for h in {id(h): h for h in how}.values() for k in h}:
+    columns[k][:len(how)] = [h.get(k, SETTINGS[k][0]) for h in how]
+  truncates = (columns['top_k'] > 0) | (columns['top_p'] < 1) | (columns['min_p'] > 0)
+  return sampling.Sampling(**columns), bool(truncates.any())
 
 
 def _stop_at(tok, request, ids, strings):

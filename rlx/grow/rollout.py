@@ -102,7 +102,7 @@ def rollout(pool: Mapping[str, engines.Engine], tasks: Sequence[Task], *, plan: 
     plan: environment, explorer, context, rewards, probes, scorers and how to sample.
     key: the step's key.
     first: number of the first prompt in the run; part of every key.
-    clock: seconds by stage are added here ('sample', 'env', 'reward').
+    clock: seconds by stage are added here ('sample', 'env', 'reward', 'probe').
 
   Yields:
     Finished prompts, as they finish; those whose rewards are coroutines last, when nothing else is left to grow. Their `metrics`
@@ -258,7 +258,8 @@ def _close(prompt, plan, pool, key, clock):
   if plan.probes and prompt.tree:
     with _timed(clock, 'probe'):
       shown = functools.partial(_shown, prompt, plan, pool['policy'])
-      prompt.known = verdicts.probe(prompt, _view(prompt), plan.probes, pool['policy'], shown=shown, key=key, sampling=plan.sampling)
+      prompt.known = verdicts.probe(prompt, _view(prompt), plan.probes, pool['policy'], shown=shown, key=key,
+                                    sampling=plan.sampling)
   if not prompt.waiting:
     with _timed(clock, 'reward'):
       verdicts.compare(prompt, plan.rewards)
@@ -361,7 +362,8 @@ def _speak(engine, part, plan, key):
   codes = [(b.prompt.index, b.code, len(b.path)) for b, _ in part]
   requests = []
   for (branch, (ids, stem, room)), k in zip(part, engines.keys(key, codes, engine.limits.slots), strict=True):
-    how, begun = {**plan.sampling, **(branch.wish.sampling or {})}, [*stem, *branch.forced]
+    how = {**plan.sampling, **branch.wish.sampling} if branch.wish.sampling else plan.sampling
+    begun = [*stem, *branch.forced]
     requests.append(engines.Request(ids + begun, branch.slot, k, how, room, len(begun)))
   return engines.speak(engine, requests)
 
@@ -439,9 +441,13 @@ def _cut_off(branch, plan, pool, clock):
     node = prompt.tree[branch.path[-1]]
     node.end = 2
     if hasattr(plan.env, 'cut'):
-      step = plan.env.cut(branch.at[0])
-      node.reward.update({c: v + (node.reward.get(c) or 0.) for c, v in step.reward.items()})
-      node.metrics.update(step.metrics)
+      try:
+        step = plan.env.cut(branch.at[0])
+        node.reward.update({c: v + (node.reward.get(c) or 0.) for c, v in step.reward.items()})
+        node.metrics.update(step.metrics)
+      except Exception:   # foreign code: the episode has failed, the run goes on
+        node.end = 3
+        prompt.count('env_errors')
   else:
     branch.path = []
   _leave(branch, plan, pool, clock)

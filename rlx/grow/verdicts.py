@@ -10,7 +10,7 @@ import numpy as np
 from rlx import walk
 from rlx.grow import engine as engines
 from rlx.grow import workers
-from rlx.types import Episode, Group, Node, View
+from rlx.types import Episode, Group, View
 
 REDUCE = dict(mean_logp=lambda logp, entropy: logp.mean(), sum_logp=lambda logp, entropy: logp.sum(),
               mean_entropy=lambda logp, entropy: entropy.mean())
@@ -133,7 +133,8 @@ def probe(prompt: Any, view: View, probes: Sequence[Callable], engine: engines.E
     if not -1 <= p.node < len(prompt.tree):
       raise ValueError(f"the probe '{p.name}' asks about step {p.node}; the tree has {len(prompt.tree)}.")
     if p.reduce not in REDUCE or p.reduce == 'mean_entropy' and not p.samples:
-      raise ValueError(f"the probe '{p.name}' has reduce='{p.reduce}'; there are {sorted(REDUCE)}, and 'mean_entropy' needs samples.")
+      raise ValueError(f"the probe '{p.name}' has reduce='{p.reduce}'; there are {sorted(REDUCE)}, "
+                       "and 'mean_entropy' needs samples.")
     before, after = (list(tok.encode(text)) for text in (p.suffix[:p.score_from], p.suffix[p.score_from:]))
     context = shown(p.node, len(before) + max(len(after) + p.limit * (p.samples > 0), 1))
     if context is None:

@@ -5,6 +5,8 @@ actions. One layer, 16 wide; its logits are spread enough that a wrong context s
 """
 
 import functools
+import os
+import tempfile
 from typing import NamedTuple
 
 import jax
@@ -49,12 +51,11 @@ def _made():
 
 
 @functools.cache
-def _json(tmp='/tmp'):
-  import os
-  import tempfile
-  with tempfile.TemporaryDirectory(dir=tmp) as folder:
-    _made().save(os.path.join(folder, 't.json'))
-    with open(os.path.join(folder, 't.json'), encoding='utf-8') as f:
+def _json():
+  with tempfile.TemporaryDirectory() as folder:
+    path = os.path.join(folder, 'tokenizer.json')
+    _made().save(path)
+    with open(path, encoding='utf-8') as f:
       return f.read()
 
 

@@ -70,8 +70,8 @@ def test_truncated_sampling_keeps_both_log_probabilities():
 
 @pytest.mark.parametrize('stop', [game.STOP, STRINGS], ids=['ids', 'strings'])
 def test_every_trained_id_was_drawn_and_nothing_is_tokenised_twice(stop, monkeypatch):
-  """The actions that the sampler said are the ids of the steps, of the environment's actions and of the loss mask; only observations
-  are encoded, each distinct text once."""
+  """The actions that the sampler said are the ids of the steps, of the environment's actions and of the loss mask; only
+  observations are encoded, each distinct text once."""
   said, seen, speak = [], [], engines.speak
 
   def listen(engine, requests):
@@ -118,7 +118,8 @@ def test_a_window_reads_what_it_shows_again():
   groups = grow(e, n=1, env=LONG, explorer=flat(width=1), context=functools.partial(window, k=1))
   assert [(len(n.context), n.fresh) for n in groups[0].nodes] == [(9, True), (3, False), (23, True)]
   assert e.read == 9 + 3 + 14
-  assert groups[0].nodes[2].context == [*groups[0].nodes[0].context, *game.TOK.encode(' 8.'), *groups[0].nodes[1].ids, *game.TOK.encode(' 8.')]
+  one, two, three = groups[0].nodes
+  assert three.context == [*one.context, *game.TOK.encode(' 8.'), *two.ids, *game.TOK.encode(' 8.')]
 
 
 def test_branches_share_a_warm_prefix():
@@ -236,8 +237,8 @@ def test_everything_an_explorer_can_wish():
   assert shape(cut) == ([-1, 0, 1, 2, 1, 1, 0, 0, 4, 5, 6, 7], [0, 0, 0, 1, 0, 0, 0, 0, 1, 1, 1, 1])
   assert [len(n.ids) for n in cut.nodes] == [8, 2, 6, 8, 6, 6, 10, 8, 8, 8, 8, 8]
   b = game.packed(groups[:1]).batch
-  # five rows: 0-1-2, its two forks, the forced one, the friend's: prompt 9, observations 3 and 3, actions
-  assert np.bincount(b.tokens.segment[b.tokens.segment >= 0] + 10 * np.nonzero(b.tokens.segment >= 0)[0]).max() == 9 + 8 + 3 + 10 + 3 + 8
+  # five sequences: 0-1-2, its two forks, the forced one (two ids more), the friend's: prompt 9, observations 3 and 3, actions
+  assert int(b.tokens.position.max()) + 1 == 9 + 8 + 3 + 10 + 3 + 8
   assert int((b.tokens.segment >= 0).sum()) == 5 * (9 + 8 + 3 + 8 + 3 + 8) + 2
   assert int(b.tokens.sampled.sum()) == 24 + 24 + 24 + 24 + 16
   assert int(b.tokens.mask.sum()) == 8 + 2 + 6 + 8 + 6 + 6 + 8 + 0 + 4 * 8
@@ -351,7 +352,7 @@ def test_an_explorer_that_asks_for_more_than_the_slots_hold():
   assert len(list(walk.episodes(g))) == 9 and sum(n.by == 'friend' for n in g.nodes) == 18
 
 
-# ---- no room -------------------------------------------------------------------------------------------------------------------
+# ---- no room ---------------------------------------------------------------------------------------------------------
 
 def full(on_full, **kw):
   """No stops, six turns, slots of 40: before turn t stand 9 + 11 t ids, and 8 must follow: 31 + 8 fits, 42 + 8 does not."""
@@ -394,7 +395,7 @@ def test_on_full_window():
 
 
 def test_on_full_error():
-  with pytest.raises(ValueError, match=r"path of prompt 'train0' has no room for a turn of 8 ids, a slot holds 40: raise `sampler.width`"):
+  with pytest.raises(ValueError, match="path of prompt 'train0' has no room for a turn of 8 ids, a slot holds 40: raise `sampler"):
     full('error')
 
 
@@ -429,7 +430,7 @@ def test_max_steps_cuts_an_episode_off():
   assert shape(g)[1] == [0, 0, 0, 0, 1, 1], 'an end of the environment comes first'
 
 
-# ---- rewards -------------------------------------------------------------------------------------------------------------------
+# ---- rewards ---------------------------------------------------------------------------------------------------------
 
 def by_length(episode):
   return {'length': [float(len(n.ids)) for n in episode.nodes]}
@@ -481,6 +482,17 @@ def test_coroutines_judge_while_others_grow_and_all_at_once():
   assert not tree.returns(n, 'judge')[1].any() and tree.returns(n, 'late')[1].sum() == 12
 
 
+def test_a_prompt_is_compared_once():
+  asked = []
+
+  async def once(episodes):
+    asked.append(episodes[0].task.id)
+    return [{'x': [1.] * len(e.steps)} for e in episodes]
+  once.grain = 'group'
+  grow(n=3, rewards=(once,))
+  assert sorted(asked) == ['train0', 'train1', 'train2']
+
+
 async def broken(episode):
   """Has no verdict on the second prompt, and fails on one answer to the first."""
   await asyncio.sleep(0)
@@ -505,7 +517,8 @@ def test_a_coroutine_that_raises_gives_no_verdict_and_is_counted():
 def test_a_judge_that_always_fails_ends_the_run():
   async def dead(episode):
     raise ConnectionError(f'no route to {episode.task.id}')
-  with pytest.raises(RuntimeError, match="every verdict of the reward 'dead' failed; its first error was: ConnectionError: no route to train0"):
+  with pytest.raises(RuntimeError, match="every verdict of the reward 'dead' failed; its first error was: "
+                                         "ConnectionError: no route to train0"):
     grow(n=2, rewards=(by_length, dead))
 
 
@@ -562,10 +575,11 @@ def test_a_shared_step_keeps_its_first_verdict():
     seen.append(episode.steps)
     return {'nth': [float(len(seen))] * len(episode.steps)}
   g, = grow(n=1, explorer=scripted([Expand()], [Expand(node=0, width=2)]), rewards=(count,))
-  assert [n.reward['nth'] for n in g.nodes] == [1., 1., 1., 2., 3., 2., 3.] and list(map(list, seen)) == [[0, 1, 2], [0, 3, 5], [0, 4, 6]]
+  assert [n.reward['nth'] for n in g.nodes] == [1., 1., 1., 2., 3., 2., 3.]
+  assert list(map(list, seen)) == [[0, 1, 2], [0, 3, 5], [0, 4, 6]]
 
 
-# ---- environments that fail --------------------------------------------------------------------------------------------------------
+# ---- environments that fail ------------------------------------------------------------------------------------------
 
 class Fragile(NamedTuple):
   """Dies in `reset` of some tasks, and in the second step of others."""
@@ -638,7 +652,7 @@ def test_worker_threads_change_nothing():
     assert shape(a) == shape(b) and [n.ids for n in a.nodes] == [n.ids for n in b.nodes]
 
 
-# ---- the rest ------------------------------------------------------------------------------------------------------------------------
+# ---- the rest --------------------------------------------------------------------------------------------------------
 
 class Saved(Game):
   """Starts where the task says."""
