@@ -19,7 +19,7 @@ from rlx.types import Stateful
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
   """A package outside of rlx."""
-  folder = tmp_path / 'my_lab'
+  folder = tmp_path / 'lab_of_mine'
   folder.mkdir()
   (folder / '__init__.py').write_text('')
   (folder / 'mod.py').write_text(textwrap.dedent('''
@@ -30,8 +30,8 @@ def lab(tmp_path, monkeypatch):
         return batch * gain * times
       '''))
   monkeypatch.syspath_prepend(str(tmp_path))
-  yield 'my_lab.mod'
-  for name in [n for n in sys.modules if n.startswith('my_lab')]:
+  yield 'lab_of_mine.mod'
+  for name in [n for n in sys.modules if n.startswith('lab_of_mine')]:
     del sys.modules[name]
 
 
