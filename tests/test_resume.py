@@ -60,7 +60,7 @@ def whole(tmp_path_factory):
 
 # the 3rd update is in the warm phase, the 8th in RL; the 3rd checkpoint closes the warm phase, and 20 ms in it is half written
 @pytest.mark.parametrize(('stage', 'at', 'delay'), [
-    ('update', 3, 0.), ('update', 8, 0.), ('grow', 9, 0.), ('checkpoint', 3, 0.), ('checkpoint', 4, .02)])
+    ('update', 3, 0.), ('update', 8, 0.), ('grow', 9, 0.), ('checkpoint', 3, 0.), ('checkpoint', 4, .02), ('checkpoint', 2, .05)])
 def test_the_continued_run_is_the_same(whole, tmp_path, stage, at, delay):
   killed = command(tmp_path, stage, at, delay)
   assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
