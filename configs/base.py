@@ -31,6 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
       slots=64,                        # paths that grow at once
       width=512,                       # ids a path may have
       turn=128,                        # ids an action may have
+      segment=0,                       # ids drawn in one call, after which rows that are done stop costing; 0: a whole turn
       chunk=64,                        # ids read in one call
       buckets=(),                      # numbers of rows that are compiled beside `slots`
       copy_from=32,                    # ids: a shorter shared prefix is read again rather than copied

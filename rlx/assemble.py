@@ -281,6 +281,8 @@ def phase(c: ml_collections.ConfigDict, env: Any) -> Phase:
     raise ConfigError(f"phase '{c.phase.name}': steps must be a whole number, not {c.phase.steps!r}.")
   if c.sampler.on_full not in ('end', 'window', 'error'):
     raise ConfigError(f"sampler.on_full is 'end', 'window' or 'error', not {c.sampler.on_full!r}.")
+  if c.sampler.segment < 0:
+    raise ConfigError(f'sampler.segment must not be negative, it is {c.sampler.segment}.')
   if c.sampler.turn >= c.sampler.width:
     raise ConfigError(f'sampler.turn {c.sampler.turn} leaves no room for a prompt in sampler.width {c.sampler.width}.')
   if not c.sampling.temperature >= 0:
@@ -341,7 +343,7 @@ def limits(c: ml_collections.ConfigDict) -> engine.Limits:
   """Sizes of the sampler."""
   s = c.sampler
   return engine.Limits(slots=s.slots, width=s.width, turn=s.turn, chunk=s.chunk, buckets=tuple(s.buckets), copy_from=s.copy_from,
-                       on_full=s.on_full)
+                       on_full=s.on_full, segment=s.segment)
 
 
 def stop(c: ml_collections.ConfigDict, tok: Any) -> engine.Stop:

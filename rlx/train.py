@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import gc
 import itertools
 import json
 import os
@@ -93,6 +94,17 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
 
       source = phase.source.call(env=world.env, tokenizer=world.tokenizer, context=phase.plan.context, grow=grow,
                                  start=course.taken, seed=c.seed)
+      shown = 'grow' not in phase.source.takes     # demonstrations: nothing in them depends on the policy
+      ahead = None                                 # the next step's, fetched while the device works
+
+      def fetch(phase=phase, source=source, columns=columns):
+        """The groups of a step, and their batches."""
+        groups = sorted(itertools.islice(source, phase.prompts), key=lambda g: g.index)
+        mark = time.perf_counter()
+        parts = [forest.cut(g, phase.segment, world.tokenizer.offsets) for g in groups]
+        packed = pack.pack(parts, rows=phase.rows, buckets=phase.buckets, labels=phase.labels, intern=labels.intern,
+                           apart=any(l.unit == 'group' for l in phase.learners), **columns)
+        return groups, packed, time.perf_counter() - mark
 
       while course.step < phase.steps:
         step_began = time.perf_counter()
@@ -101,25 +113,18 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
         saving.clear()
         drawn = {n: (e.read, e.drawn) for n, e in pool.items()}
 
-        # ---- grow ------------------------------------------------------------------------------------------------
+        # ---- grow and pack ---------------------------------------------------------------------------------------
         stages('grow')
-        groups = sorted(itertools.islice(source, phase.prompts), key=lambda g: g.index)
+        groups, packed, clock['pack'] = ahead or fetch()
+        ahead = None
         course.taken += len(groups)
         course.drawn = phase.curriculum.update(course.drawn, groups)
         seen = summary.summarise(groups, score=getattr(world.env, 'score', None))
         course.backstops += seen['backstops']
-        if phase.source.name != 'rollout':   # of the demonstrations: not to be taken for the policy's
+        if shown:                                  # not to be taken for the policy's
           seen = {f'shown/{k}': v for k, v in seen.items()}
-        record = dict(phase=phase.name, **seen)
-
-        # ---- pack ------------------------------------------------------------------------------------------------
-        stages('pack')
-        mark = time.perf_counter()
-        groups = [forest.cut(g, phase.segment, world.tokenizer.offsets) for g in groups]
-        packed = pack.pack(groups, rows=phase.rows, buckets=phase.buckets, labels=phase.labels, intern=labels.intern,
-                           apart=any(l.unit == 'group' for l in phase.learners), **columns)
-        clock['pack'] = time.perf_counter() - mark
-        record.update(padding=float(np.mean([p.padding for p in packed])), dropped=float(sum(p.dropped for p in packed)))
+        record = dict(phase=phase.name, **seen, padding=float(np.mean([p.padding for p in packed])),
+                      dropped=float(sum(p.dropped for p in packed)))
 
         # ---- learn -----------------------------------------------------------------------------------------------
         learnt, advantages, step_key = {}, {}, jax.random.fold_in(key, course.total)
@@ -131,17 +136,19 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
           for learner in phase.learners:
             if course.total % learner.every:
               continue
-            states[learner.name], results, shown = steps.learn(
+            states[learner.name], results, credit = steps.learn(
                 fns, learner, states[learner.name], now(), batch, part, step=course.total, key=step_key,
                 compact=phase.config.compact, stages=stages)
             learnt.setdefault(learner.name, []).extend(results)
             if learner.name == 'policy':
-              for name, adv in shown.items():
+              for name, adv in credit.items():
                 advantages.setdefault(name, []).extend(adv)
+        if shown and course.step + 1 < phase.steps:
+          ahead = fetch()
         for name, results in jax.device_get(learnt).items():
           prefix = '' if name == 'policy' else f'{name}/'
           told = steps.averaged(results)
-          if phase.source.name != 'rollout':   # demonstrations have no behaviour to compare with
+          if shown:                                # they have no behaviour to compare with
             told = {k: v for k, v in told.items() if k not in ('kl', 'ratio_gap', 'logp_gap', 'clip_share')}
           record.update({prefix + k: v for k, v in told.items()})
         clock['update'] = time.perf_counter() - mark
@@ -240,8 +247,11 @@ def main(argv: Sequence[str] | None = None) -> int:
       env = assemble.environment(c)
       print(check(c, env, [assemble.phase(one, env) for one in assemble.phases(c)]))
       return 0
-    for _ in iterate(c):
-      pass
+    phase = None
+    for record in iterate(c):
+      if record['phase'] != phase:     # what its programs leave behind stays: not to be gone through at every collection
+        phase = record['phase']
+        gc.freeze()
     finish(c)
   except (ConfigError, checkpoint.CheckpointError) as e:
     print(f'error: {e}', file=sys.stderr)

@@ -26,6 +26,7 @@ class Limits(NamedTuple):
   buckets: tuple[int, ...] = ()     # numbers of rows that are compiled, `slots` always among them
   copy_from: int = 32               # a shared prefix shorter than this is read again rather than copied
   on_full: str = 'end'              # what a path does that has no room for another turn: 'end' | 'window' | 'error'
+  segment: int = 0                  # ids drawn in one call: rows that are done then stop costing; 0: a whole turn, or SEGMENT
 
 
 class Request(NamedTuple):
@@ -58,9 +59,14 @@ class Stop(NamedTuple):
 SEGMENT = 8   # ids drawn between two looks for a stop string
 
 
+def segment(limits: Limits, stop: Stop) -> int:
+  """Ids drawn in one call."""
+  return min(limits.segment or (SEGMENT if stop.strings else limits.turn), limits.turn)
+
+
 def sampler(policy, limits: Limits, stop: Stop):
   """The compiled functions that go with these limits; made once a run, so that they survive new parameters."""
-  return sampling.make(policy, limit=min(SEGMENT, limits.turn) if stop.strings else limits.turn, stop_ids=stop.ids)
+  return sampling.make(policy, limit=segment(limits, stop), stop_ids=stop.ids)
 
 
 @dataclasses.dataclass(eq=False)
@@ -305,9 +311,9 @@ SETTINGS = dict(temperature=(1., np.float32), top_k=(0, np.int32), top_p=(1., np
 
 
 def _draw(engine, slots, requests):
-  """Draws every action to its stop; with stop strings in segments, and what was drawn beyond one is forgotten."""
+  """Draws every action to its stop, a segment a call; what was drawn beyond a stop string is forgotten."""
   limits, tok = engine.limits, engine.model.tokenizer
-  step = min(SEGMENT, limits.turn) if engine.stop.strings else limits.turn
+  step = segment(limits, engine.stop)
   ids, numbers = [[] for _ in requests], [[] for _ in requests]
   done, todo = [False] * len(requests), list(range(len(requests)))
   while todo:

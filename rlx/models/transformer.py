@@ -282,7 +282,7 @@ def _attend_rows(q, k, v, last, pick):
   k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
   if pick is not None:
     return _attend(q, [(k, v, _seen(pick, last))])
-  blocks = max(n for n in (1, 2, 4, 8) if size % n == 0 and (n == 1 or size // n >= 64))
+  blocks = max(n for n in (1, 2, 4, 8) if size % n == 0 and (n == 1 or size // n >= 128))
   at = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (rows, size))
   out = []
   for i in range(blocks):
