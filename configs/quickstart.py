@@ -19,15 +19,15 @@ def get_config():
   c.sampler.update(slots=128, width=112, turn=22, segment=11, chunk=20, buckets=(64,), stop=('</explore>', '</sql>', '</answer>'))
   c.on_policy_prompts = 16
   c.explorer = dict(name='flat', width=8)
-  c.buckets = (dict(rows=8, width=128, nodes=128, prompts=32, actions=64),
-               dict(rows=72, width=128, nodes=1024, prompts=32, actions=64))
+  c.buckets = (dict(rows=80, width=128, nodes=1024, prompts=32, actions=64),)
   c.minibatch = 24
   c.tracks = dict(main=dict(estimator=(dict(name='grpo', std=False),), selector=('informative',), average='token_mean',
                             loss=(dict(name='ppo_clip', low=.2, high=.28),), coef=1.))
   c.tx = dict(name='adamw', learning_rate=dict(schedule='linear', start=5e-4, end=5e-5, steps=136), b2=.98)
   imitation = dict(main=dict(estimator=('ones',), selector=(), average='token_mean', loss=('sft',), coef=1.))
   c.phases = (
-      dict(name='warm', steps=900, source=dict(name='expert', count=4000), tracks=imitation, on_policy_prompts=16, minibatch=8, **{'eval.every': 0},
+      dict(name='warm', steps=900, source=dict(name='expert', count=4000), tracks=imitation, on_policy_prompts=16, minibatch=8,
+           buckets=(dict(rows=8, width=128, nodes=128, prompts=32, actions=64),), **{'eval.every': 0},
            tx=dict(name='adamw', learning_rate=dict(schedule='warmup_cosine', peak=2e-3, warmup=30, steps=900, end=2e-4), b2=.98)),
       dict(name='rl', steps=80, source='rollout', **{'checkpoint.every': 20}))
   c.eval = dict(splits=dict(questions='held_out_questions', databases='held_out_databases'), every=40, temperatures=(1.,),

@@ -314,7 +314,7 @@ def _bound(b):
       call.state, verdict = stateful.update(call.state, *args)
       return verdict
     call.state = stateful.init()
-  for mark in ('grain',):
+  for mark in ('grain', 'reads_text'):
     if hasattr(b.fn, mark):
       setattr(call, mark, getattr(b.fn, mark))
   call.__name__ = b.name

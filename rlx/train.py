@@ -127,17 +127,17 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
                       dropped=float(sum(p.dropped for p in packed)))
 
         # ---- learn -----------------------------------------------------------------------------------------------
-        learnt, advantages, step_key = {}, {}, jax.random.fold_in(key, course.total)
+        learnt, advantages = {}, {}
         mark = time.perf_counter()
         for part in packed:
           batch = steps.put(part.batch, world.mesh)
           if fns.transform:
-            batch = fns.transform(now(), batch, [t.floats(course.total) for t in phase.transforms], jnp.int32(course.total), step_key)
+            batch = fns.transform(now(), batch, [t.floats(course.total) for t in phase.transforms], np.int32(course.total), key)
           for learner in phase.learners:
             if course.total % learner.every:
               continue
             states[learner.name], results, credit = steps.learn(
-                fns, learner, states[learner.name], now(), batch, part, step=course.total, key=step_key,
+                fns, learner, states[learner.name], now(), batch, part, step=course.total, key=key,
                 compact=phase.config.compact, stages=stages)
             learnt.setdefault(learner.name, []).extend(results)
             if learner.name == 'policy':

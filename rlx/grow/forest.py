@@ -1,5 +1,6 @@
 """Cutting the steps of a finished prompt into pieces. Ids are the truth; nothing here tokenises."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -17,7 +18,7 @@ def cut(group: Group, segment: Callable | None = None, offsets: Callable | None 
   Args:
     group: a finished prompt.
     segment: `(ids, text, offsets) -> [Span]`, or None for one piece a step and no roles.
-    offsets: `ids -> (text, [(start, stop)])`, needed by a segmenter that reads text.
+    offsets: `ids -> (text, [(start, stop)])`, needed by a segmenter that reads text; one marked `reads_text = False` gets neither.
 
   Returns:
     The group with cut nodes; the same group where there is nothing to do.
@@ -29,9 +30,10 @@ def cut(group: Group, segment: Callable | None = None, offsets: Callable | None 
   if segment is None and not stems:
     return group
   pieces, last, at_offset = [], {}, {}
+  read = (lambda node: _text(node, offsets)) if getattr(segment, 'reads_text', True) else (lambda node: ('', []))
   for i, node in enumerate(group.nodes):
     n = len(node.ids)
-    spans = [] if segment is None or node.by != 'policy' else segment(node.ids, *_text(node, offsets))
+    spans = [] if segment is None or node.by != 'policy' else segment(node.ids, *read(node))
     start = node.stem[1] if node.stem else 0
     marks = sorted({start, n} | {o for o in stems.get(i, ()) if start < o < n} | {
         o for s in spans if s.cut for o in (s.start, s.stop) if start < o < n})
@@ -41,6 +43,11 @@ def cut(group: Group, segment: Callable | None = None, offsets: Callable | None 
       parent = at_offset[owner, offset] if offset else last.get(group.nodes[owner].parent, -1)
     else:
       parent = last.get(node.parent, -1)
+    if len(marks) <= 2 and not start:      # one piece
+      pieces.append(copy.copy(node))
+      pieces[-1].parent, pieces[-1].stem, pieces[-1].role = parent, None, role
+      last[i] = at_offset[i, n] = len(pieces) - 1
+      continue
     if len(marks) == 1:
       marks = [start, n]
     for a, b in zip(marks[:-1], marks[1:], strict=True):

@@ -3,7 +3,8 @@
 A segmenter is `(ids, text, offsets) -> [Span]`: `offsets[i]` are the first character of token i in the text and the one
 behind its last, ascending (a token of no width, such as a special one, is fine). A span names the role of its tokens; with
 `cut` it is also a step of its own. Spans may overlap, those with `cut` never do, and an action without any stays one step.
-A segmenter that reads text raises ValueError where there are not as many offsets as ids.
+A segmenter that reads text raises ValueError where there are not as many offsets as ids; one that does not is marked
+`reads_text = False` and spared the decoding.
 """
 
 import bisect
@@ -20,6 +21,9 @@ def turns(ids: Sequence[int], text: str, offsets: Offsets) -> list[Span]:
   """The whole action, with the role 'action'."""
   del text, offsets
   return [Span(0, len(ids), frozenset({'action'}))]
+
+
+turns.reads_text = False
 
 
 def tags(ids: Sequence[int], text: str, offsets: Offsets, *, names: Sequence[str] = ('think', 'answer'),
@@ -86,6 +90,9 @@ def tokens(ids: Sequence[int], text: str, offsets: Offsets, *, k: int = 64, cut:
   if k < 1:
     raise ValueError(f'segment.tokens cuts every k tokens; k must be 1 or more, got {k}')
   return [Span(a, min(a + k, len(ids)), frozenset({'action'}), cut) for a in range(0, len(ids), k)]
+
+
+tokens.reads_text = False
 
 
 def _edges(ids, offsets):

@@ -60,11 +60,11 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
   """Makes the jitted update of a learner; `where` are the `shardings` of its state, which it keeps.
 
   Returns:
-    `step(state, batch, credits, rows [M], hypers, key) -> (state, metrics)`: one optimizer step on the rows of the batch; the
-    state's buffers are donated. A gradient that is not finite leaves the parameters as they were and is counted in `skipped`.
-    Metrics are means over kept tokens: `loss/<track>`, `entropy`, `kl` (k3 of the behaviour from the policy), `ratio_gap`
-    mean |r - 1|, `logp_gap` mean |log r|, `nll`, `tokens`; beside them `grad_norm` and `clip_share`: of the kept tokens with an advantage, those whose
-    policy gradient a loss cut to 0.
+    `step(state, batch, credits, rows [M], hypers, key) -> (state, metrics)`: one optimizer step on the rows of the batch, with
+    randomness of its own from the run's key; the state's buffers are donated. A gradient that is not finite leaves the
+    parameters as they were and is counted in `skipped`. Metrics are means over kept tokens: `loss/<track>`, `entropy`, `kl` (k3
+    of the behaviour from the policy), `ratio_gap` mean |r - 1|, `logp_gap` mean |log r|, `nll`, `tokens`; beside them
+    `grad_norm` and `clip_share`: of the kept tokens with an advantage, those whose policy gradient a loss cut to 0.
   """
   looks = objective.prepared(tracks)
 
@@ -85,6 +85,7 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
   grad = jax.grad(part, has_aux=True)
 
   def step(state, batch, credits, rows, hypers, key):
+    key = jax.random.fold_in(key, state.updates)
     batch, credits = take(batch, credits, rows)
     weight = objective.weights(tracks, hypers, batch, credits)
     count = rows.shape[0]

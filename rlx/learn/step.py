@@ -16,7 +16,7 @@ from rlx.types import Batch, Model
 
 class Functions(NamedTuple):
   """What a phase runs on the device."""
-  transform: Callable          # (params, batch, step, key) -> batch
+  transform: Callable          # (params, batch, hypers, step, key) -> batch; here and below key is the run's, folded with the step inside
   assess: Mapping[str, Callable]    # learner -> (params, carry, batch, hypers, step, key) -> (batch, credits, carry, alive [R], shown)
   update: Mapping[str, Callable]    # learner, bucket -> state.update
   mesh: jax.sharding.Mesh
@@ -39,13 +39,15 @@ def make(learners: Sequence, transforms: Sequence, models: Mapping[str, Model], 
   filled = lambda params: {n: m._replace(params=params[n]) for n, m in models.items()}
 
   def transform(params, batch, hypers, step, key):
+    key = jax.random.fold_in(key, step)
     for i, (bound, hyper) in enumerate(zip(transforms, hypers, strict=True)):
       batch = bound.call(batch, floats=hyper, models=filled(params), step=step, key=jax.random.fold_in(key, i))
     return batch
 
   def assess(learner):
     def run(params, carry, batch, hypers, step, key):
-      batch, credits, carry = objective.credit(learner.tracks, hypers, carry, batch, step=step, key=key, models=filled(params))
+      batch, credits, carry = objective.credit(learner.tracks, hypers, carry, batch, step=step, key=jax.random.fold_in(key, step),
+                                               models=filled(params))
       alive = jnp.zeros(batch.tokens.mask.shape[0], bool)
       for c in credits.values():
         alive |= jnp.any(c.keep, axis=1)
@@ -62,7 +64,9 @@ def make(learners: Sequence, transforms: Sequence, models: Mapping[str, Model], 
 
 
 def put(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
-  """A packed batch on the devices: rows split, steps and prompts everywhere."""
+  """A packed batch on the devices: rows split, steps and prompts everywhere. One device takes it with its first call."""
+  if mesh.size == 1:
+    return batch
   if jax.process_count() > 1:
     return meshes.globalise(batch, mesh)
   return jax.device_put(batch, meshes.shard_batch(batch, mesh))
@@ -127,17 +131,16 @@ def learn(fns: Functions, learner: Any, train_state: state.TrainState, params: M
     (state, metrics of each update, track -> advantages of each group's steps).
   """
   hypers = objective.floats(learner.tracks, step)
-  batch, credits, carry, alive, shown = fns.assess[learner.name](params, train_state.carry, batch, hypers, jnp.int32(step), key)
+  batch, credits, carry, alive, shown = fns.assess[learner.name](params, train_state.carry, batch, hypers, np.int32(step), key)
   alive, shown = jax.device_get((alive, shown))
   train_state = dataclasses.replace(train_state, carry=carry)
-  groups = row_groups(packed)
+  groups = row_groups(packed) if learner.unit == 'group' else np.where((packed.batch.tokens.node >= 0).any(1), 0, -1)
   results = []
   for epoch in range(learner.epochs):
-    seed = (*np.asarray(jax.random.key_data(key)).tolist(), epoch)
+    seed = (*np.asarray(jax.random.key_data(key)).tolist(), step, epoch)
     for rows in minibatches(alive, groups, size=learner.minibatch, unit=learner.unit, compact=compact, seed=seed):
       stages('update')
-      train_state, seen = fns.update[learner.name, packed.bucket](train_state, batch, credits, jnp.asarray(rows), hypers,
-                                                                  jax.random.fold_in(key, len(results)))
+      train_state, seen = fns.update[learner.name, packed.bucket](train_state, batch, credits, rows, hypers, key)
       results.append(seen)
   per_group = {name: [adv[f:f + len(g.nodes)].tolist() for g, f in zip(packed.groups, packed.first, strict=True)]
                for name, adv in shown.items()}
