@@ -22,6 +22,8 @@ from rlx.models.heads import value_head
 from rlx.types import Model
 
 TEXTS = 2000   # expert episodes a tokenizer is made from
+FIXED = ('seed', 'workdir', 'cache', 'env', 'tokenizer', 'models', 'mesh', 'sharding', 'sampler', 'phases', 'init_from', 'summary',
+         'episodes')   # made once a run: no phase may change them
 
 
 class Learner(NamedTuple):
@@ -72,6 +74,8 @@ def phases(c: ml_collections.ConfigDict) -> list[ml_collections.ConfigDict]:
     phase = dict(phase)
     if not {'name', 'steps', 'source'} <= set(phase):
       raise ConfigError(f'phase {i} needs a name, steps and a source; it has {sorted(phase)}.')
+    if fixed := sorted(k for k in phase if k.split('.')[0] in FIXED):
+      raise ConfigError(f"phase '{phase['name']}' changes {fixed[0]}, which is the whole run's: set c.{fixed[0]} instead.")
     one = ml_collections.ConfigDict(c.to_dict(), type_safe=False)
     with one.unlocked():
       one.phase = {k: phase.pop(k) for k in ('name', 'steps', 'source')}
@@ -294,7 +298,7 @@ def phase(c: ml_collections.ConfigDict, env: Any) -> Phase:
   plan = rollout.Plan(
       env=env, explorer=made('explorer', c.explorer), context=context, rewards=call('reward', c.rewards),
       probes=call('probe', c.probes), scorers={k: call('scorer', v)[0] for k, v in c.scorers.items()},
-      sampling={k: v for k, v in c.sampling.items()}, max_steps=c.sampler.max_steps, workers=c.sampler.workers)
+      sampling={k: v for k, v in c.sampling.items()}, streams=explorer_streams(c), max_steps=c.sampler.max_steps, workers=c.sampler.workers)
   return Phase(
       name=c.phase.name, steps=c.phase.steps, prompts=c.on_policy_prompts, source=config.build('source', c.phase.source),
       curriculum=made('curriculum', c.curriculum, env=env, seed=c.seed), plan=plan, rows=rows, segment=segment,
@@ -352,11 +356,17 @@ def stop(c: ml_collections.ConfigDict, tok: Any) -> engine.Stop:
   return engine.Stop(tuple(tok.special[s] for s in given if s in tok.special), tuple(s for s in given if s not in tok.special))
 
 
+def explorer_streams(c: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """The per-token numbers an explorer says it writes, such as the temperature of its branches."""
+  return tuple(w.partition('/')[2] for w in config.build('explorer', c.explorer).writes if w.startswith('stream/'))
+
+
 def columns(p: Phase) -> dict[str, tuple[str, ...]]:
   """Every column that anything of this phase writes, by table."""
   out: dict[str, dict] = dict(reward={'task': None}, label={'source': None}, role={}, stream={'entropy': None}, value={}, prompt={}, judged={})
   if any(k in p.config.sampling and v not in (0, 1., 0.) for k, v in p.config.sampling.items() if k != 'temperature'):
     out['stream']['sampler_logp'] = None
+  out['stream'].update(dict.fromkeys(explorer_streams(p.config)))
   every = [getattr(p.plan.env, 'writes', ())] + [getattr(f, 'writes', ()) for f in (*p.plan.rewards, *p.plan.probes, p.segment) if f]
   for f in p.plan.rewards:
     if not f.writes:

@@ -66,6 +66,9 @@ def check(c: ml_collections.ConfigDict, env: Any, phases: Sequence[assemble.Phas
   for phase in phases:
     if not len(phase.plan.env.tasks(getattr(phase.curriculum, 'split', 'train'))):
       raise ConfigError(f"phase '{phase.name}': the environment has no task.")
+    path = phase.source.static.get('path')
+    if path and not os.path.exists(path):
+      raise ConfigError(f"phase '{phase.name}': file '{path}' of its source does not exist.")
     bucket = phase.buckets[-1]
     batch = abstract_batch(bucket, assemble.columns(phase))
     jax.eval_shape(lambda batch, phase=phase: _trace(phase, policies, abstract, batch), batch)

@@ -259,6 +259,8 @@ def _set(c, key, value):
       return tuple(items)
     if not hasattr(holder, 'keys'):
       raise ConfigError(f"the config has no key '{key}': '{s}' stands below {holder!r}, which has no keys.")
+    if depth == 2 and key.startswith('phases[') and s not in holder and all(isinstance(x, str) for x in steps):
+      return {**holder, '.'.join(steps): value}      # a phase names the run's keys by their dotted path; they are looked at with it
     spec = depth and ('name' in holder or {'estimator', 'loss'} <= set(holder.keys()))      # a method, a track
     if s not in holder and (rest or not spec):
       near = difflib.get_close_matches(s, map(str, holder.keys()), 1)

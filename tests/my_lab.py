@@ -155,6 +155,9 @@ def forking():
   return Explorer(init, expand)
 
 
+forking.writes = ('stream/temperature',)
+
+
 def words(pool, asked):
   """A scorer: how long each step is; asked once for all prompts."""
   assert set(pool) == {'policy', 'friend'} and len(asked) == 6

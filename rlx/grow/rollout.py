@@ -34,6 +34,7 @@ class Plan:
   probes: tuple[Callable, ...] = ()
   scorers: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
   sampling: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  streams: tuple[str, ...] | None = None   # per-token numbers the explorer says it writes; None: any
   max_steps: int = 0               # steps an episode may have, 0: as many as the environment allows
   workers: int = 0                 # threads for the environment, 0: none
 
@@ -206,6 +207,9 @@ def _refuse(prompt, wish, plan, pool):
     raise ValueError(f"the explorer lets '{wish.by}' speak; there are {sorted(pool)}.")
   if unknown := set(wish.sampling or ()) - set(engines.SETTINGS):
     raise ValueError(f"the explorer sets '{sorted(unknown)[0]}' for sampling; there are {sorted(engines.SETTINGS)}.")
+  if 'temperature' in (wish.sampling or ()) and plan.streams is not None and 'temperature' not in plan.streams:
+    raise ValueError("the explorer samples at a temperature of its own: mark its factory `writes = ('stream/temperature',)`, so that "
+                     'the tokens are trained at the temperature they were drawn at.')
   if wish.limit is not None and wish.limit < 1:
     raise ValueError(f'the explorer lets a branch grow for {wish.limit} steps; limit is at least 1, or None.')
   if wish.at is None:
@@ -372,6 +376,8 @@ def _said(branch, context, speech, engine):
   """The whole action of a turn, and what of its context is new."""
   ids, stem, _ = context
   drawn = dict(sampled=np.ones(len(speech.ids), bool), logp=speech.logp, entropy=speech.entropy, sampler_logp=speech.sampler_logp)
+  if 'temperature' in (branch.wish.sampling or ()):     # at 0 the log-probabilities are those at 1
+    drawn['temperature'] = np.full(len(speech.ids), branch.wish.sampling['temperature'] or 1., np.float32)
   if branch.wish.by != 'policy':
     drawn = {k: np.zeros_like(v) for k, v in drawn.items()}
   text, whole = speech.text, speech.ids
@@ -380,7 +386,8 @@ def _said(branch, context, speech, engine):
     text = engine.model.tokenizer.decode(whole)
     of = branch.prompt.tree[branch.stem[0]] if stem else None
     old = dict(sampled=of.sampled, logp=of.logp, **of.stream) if stem else {k: v[:0] for k, v in drawn.items()}
-    drawn = {k: np.concatenate([old[k][:len(stem)], np.zeros(len(branch.forced), v.dtype), v]) for k, v in drawn.items()}
+    drawn = {k: np.concatenate([old.get(k, np.zeros(len(stem), v.dtype))[:len(stem)], np.zeros(len(branch.forced), v.dtype), v])
+             for k, v in drawn.items()}
   fresh = not branch.row or ids[:len(branch.row)] != branch.row
   return _Said(Action(text, tuple(whole)), drawn.pop('sampled'), drawn.pop('logp'), drawn, ids if fresh else ids[len(branch.row):],
                fresh, speech.stopped)

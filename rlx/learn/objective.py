@@ -52,13 +52,22 @@ def losses(track: Track, hyper: Mapping) -> list[Loss]:
 
 
 def wants(tracks: Mapping[str, Track], hypers: Mapping | None = None) -> tuple[tuple, dict]:
-  """(heads, extra): the union of what the losses ask of `forward`; `extra` may close over their (traced) hyperparameters."""
-  heads, extra = {}, {}
+  """(heads, extra): the union of what the losses ask of `forward`; `extra` may close over their (traced) hyperparameters.
+
+  Raises:
+    ValueError: two different losses give an extra the same name.
+  """
+  heads, extra, whose = {}, {}, {}
   hypers = floats(tracks, 0) if hypers is None else hypers
   for name, track in tracks.items():
-    for loss in losses(track, hypers[name]):
+    for (bound, _), loss in zip(track.loss, losses(track, hypers[name]), strict=True):
       heads.update(dict.fromkeys(loss.heads))
-      extra.update(loss.extra)
+      for k, fn in loss.extra.items():
+        same = whose.setdefault(k, (bound, fn))
+        if same[1] is not fn and (same[0].fn, same[0].static, same[0].traced) != (bound.fn, bound.static, bound.traced):
+          raise ValueError(f"losses '{same[0].name}' and '{bound.name}', or one of them with two settings, both have an extra '{k}': "
+                           'give one another name.')
+        extra[k] = fn
   return tuple(heads), extra
 
 

@@ -70,8 +70,9 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
 
   def run(params, batch, hypers):
     heads, extra = objective.wants(tracks, hypers)
-    return forward(policy, params, batch, temperature=temperature, heads=heads, extra=extra, actions=actions,
-                   implementation=implementation)
+    own = batch.tokens.stream.get('temperature')       # of branches that were drawn at another one
+    return forward(policy, params, batch, temperature=temperature if own is None else jnp.where(own > 0, own, temperature),
+                   heads=heads, extra=extra, actions=actions, implementation=implementation)
 
   def part(params, batch, credits, weight, stats, hypers, carry, key, look):
     """The loss of a microbatch; beside it what was seen, each track's part, and the carry."""

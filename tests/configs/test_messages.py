@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from rlx import config, train
+from rlx import assemble, config, train
 from rlx.train import main
 
 TINY = 'tests/configs/tiny.py'
@@ -43,6 +43,9 @@ def said(capsys, *argv):
     ("tracks.main.average={'name':'constant'}", "average 'constant' needs length"),
     ("learners={'critic':{'model':'critic','tracks':{}}}", "trains the model 'critic'; there are \\['policy'\\]"),
     ('phases[1].source=replay', "no source 'replay'"),
+    ('phases[1].sampler.turn=4', "phase 'rl' changes sampler.turn, which is the whole run's"),
+    ('phases[1].eval.evry=2', "no key 'eval.evry'.*Did you mean 'every'"),
+    ("phases[0].source={'name':'jsonl','path':'nowhere.jsonl'}", "phase 'warm': file 'nowhere.jsonl' of its source does not exist"),
     ("tx.learning_rate={'schedule':'lineal'}", "schedule 'lineal' does not exist"),
     ('curriculum.split=nowhere', "curriculum 'uniform': no split 'nowhere'; there are train and held"),
 ])
@@ -89,3 +92,9 @@ def test_overrides_reach_what_the_config_did_not_write():
   assert c.tracks.main.estimator == ({'name': 'grpo', 'ddof': 0},)
   assert c.phases[1]['steps'] == 7 and c.tx.b1 == .5 and c.context.to_dict() == {'name': 'append', 'k': 3}
   json.dumps(config.plain(c))
+
+
+def test_a_phase_may_change_a_key_of_the_run_from_the_command_line():
+  c = config.load(TINY, {'phases[1].eval.every': 3, 'phases[1].minibatch': 4})
+  one, two = assemble.phases(c)
+  assert two.eval.every == 3 and two.minibatch == 4 and one.eval.every != 3

@@ -56,6 +56,23 @@ def test_log_probabilities_are_those_of_the_trained_forward(case, temperature):
     assert any(n.fresh for g in groups for n in g.nodes if n.parent >= 0)
 
 
+def test_a_branch_at_a_temperature_of_its_own_says_so():
+  """Its tokens carry the temperature, 1 for greedy ones; nobody else's do; an explorer that was to write no such numbers is stopped."""
+  wishes = lambda v: [Expand(node=0, at=3, sampling=dict(temperature=.5)), Expand(node=1, sampling=dict(temperature=0.))]
+  groups = grow(game.engine(NEVER), n=2, explorer=scripted([Expand(limit=1), Expand(limit=1)], wishes), streams=('temperature',))
+  said = [n.stream.get('temperature') for g in groups for n in forest.cut(g).nodes]
+  assert {None if t is None else t[0] for t in said} == {None, np.float32(.5), np.float32(1.)}
+  for g in groups:
+    for i, n in enumerate(g.nodes):
+      if 'temperature' in n.stream:
+        start = n.stem[1] if n.stem else 0
+        assert not n.stream['temperature'][:start].any() and len(set(n.stream['temperature'][start:].tolist())) == 1
+        by_hand = game.logp_by_hand(prefix(g, i), temperature=float(n.stream['temperature'][-1]))
+        np.testing.assert_allclose(n.logp[start:], by_hand[start - len(n.ids):], atol=1e-4)
+  with pytest.raises(ValueError, match='a temperature of its own: mark its factory'):
+    grow(n=1, explorer=scripted([Expand(sampling=dict(temperature=.5))]), streams=())
+
+
 def test_truncated_sampling_keeps_both_log_probabilities():
   groups = grow(n=4, sampling=dict(temperature=.7, top_k=3))
   assert game.gap(groups, temperature=.7)[0] < 1e-4

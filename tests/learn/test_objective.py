@@ -432,3 +432,13 @@ def test_what_losses_want_of_forward():
   assert heads == ('q', 'value') and set(extra) == {'focal'}
   at = jax.jit(lambda h: objective.wants(tracks, h)[1]['focal'](jnp.array([1., 5.]), 0))
   assert [float(at(objective.floats(tracks, s))) for s in (0, 1, 2)] == [5, 10, 15] and at._cache_size() == 1
+
+
+def test_extras_of_one_name():
+  """One loss in two tracks may ask twice for the same; another loss, or another setting of it, may not take the name."""
+  def focal(*, power=2.):
+    return Loss(lambda out, batch, adv, stats: out.extra['focal'], extra=dict(focal=lambda z, i: jnp.max(z) * power))
+  tracks = lambda a, b: assemble.tracks({n: dict(estimator=('grpo',), loss=(x,)) for n, x in dict(a=a, b=b).items()})
+  assert set(objective.wants(tracks(focal, focal))[1]) == {'focal'}
+  with pytest.raises(ValueError, match="'focal'.*both have an extra 'focal'"):
+    objective.wants(tracks(focal, dict(name=focal, power=3.)))

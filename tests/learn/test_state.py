@@ -262,3 +262,16 @@ def test_floats_and_schedules_are_traced_and_the_state_is_donated():
     assert held.is_deleted()
   assert told == pytest.approx([1, 2, 3]) and update._cache_size() == 1
   assert int(state.carry['b']['loss'][2]['seen']) == 3 and int(state.updates) == 3
+
+
+def test_tokens_with_a_temperature_of_their_own_are_trained_at_it():
+  """`stream['temperature']`, 0 where the run's holds."""
+  own = jnp.where(jnp.arange(B.tokens.ids.shape[1])[None] % 2 == 0, jnp.float32(.3), 0.) * jnp.ones(B.tokens.ids.shape, jnp.float32)
+  logp = jax.jit(lambda t: forward(POLICY, PARAMS, B, temperature=t))(jnp.where(own > 0, own, T)).logp
+  tokens = dataclasses.replace(B.tokens, logp=logp)
+  tracks, credits = tracks_of('ppo_clip'), dict(main=credits_of())
+  step = states.update(tracks, POLICY, SGD, temperature=T)
+  def gap(stream):
+    b = dataclasses.replace(B, tokens=dataclasses.replace(tokens, stream={**B.tokens.stream, **stream}))
+    return float(step(fresh(tracks), b, credits, ROWS, objective.floats(tracks, 0), KEY)[1]['logp_gap'])
+  assert gap(dict(temperature=own)) < 1e-5 and gap({}) > .05
