@@ -136,7 +136,7 @@ class Task(NamedTuple):
   id: str
   data: Any = None
   width: int | None = None   # rollouts wanted; None: what the explorer does by default
-  start: Any = None          # a saved environment state to start from
+  start: Any = None          # a saved environment state to start from, or (state, Obs) where the first observation is another too
 
 
 class Obs(NamedTuple):

@@ -21,7 +21,7 @@ from rlx import walk
 from rlx.grow import engine as engines
 from rlx.grow import verdicts, workers
 from rlx.grow.tokenizer import render
-from rlx.types import Action, Env, Expand, Explorer, Group, Node, Score, Step, Task, Turn, View
+from rlx.types import Action, Env, Expand, Explorer, Group, Node, Obs, Score, Step, Task, Turn, View
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,11 @@ def _admit(task, index, plan, seed, failures):
   prompt = _Prompt(task, index, memory=plan.explorer.init(task))
   try:
     state, obs = plan.env.reset(task, zlib.crc32(f'{seed}:{task.id}:{index}'.encode()))
-    prompt.start = (state if task.start is None else task.start, obs.text, dict(obs.label))
+    if isinstance(task.start, tuple) and len(task.start) == 2 and isinstance(task.start[1], Obs):
+      state, obs = task.start
+    elif task.start is not None:
+      state = task.start
+    prompt.start = state, obs.text, dict(obs.label)
   except Exception as e:   # an environment is foreign code: whatever it raises ends this prompt, not the run
     failures.append(f'{type(e).__name__}: {e}')
     prompt.count('failed_resets')

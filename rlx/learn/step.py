@@ -134,11 +134,14 @@ def learn(fns: Functions, learner: Any, train_state: state.TrainState, params: M
   batch, credits, carry, alive, shown = fns.assess[learner.name](params, train_state.carry, batch, hypers, np.int32(step), key)
   alive, shown = jax.device_get((alive, shown))
   train_state = dataclasses.replace(train_state, carry=carry)
+  size = min(learner.minibatch, packed.bucket.rows)       # more would be padding
+  if learner.microbatch and size % min(learner.microbatch, size):
+    size = learner.minibatch
   groups = row_groups(packed) if learner.unit == 'group' else np.where((packed.batch.tokens.node >= 0).any(1), 0, -1)
   results = []
   for epoch in range(learner.epochs):
     seed = (*np.asarray(jax.random.key_data(key)).tolist(), step, epoch)
-    for rows in minibatches(alive, groups, size=learner.minibatch, unit=learner.unit, compact=compact, seed=seed):
+    for rows in minibatches(alive, groups, size=size, unit=learner.unit, compact=compact, seed=seed):
       stages('update')
       train_state, seen = fns.update[learner.name, packed.bucket](train_state, batch, credits, rows, hypers, key)
       results.append(seen)
@@ -168,13 +171,21 @@ def compiles(fns: Functions) -> int:
 
 
 def averaged(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  """Means over updates, weighted by their kept tokens; counts are added. The names of a second learner have a prefix: 'critic/tokens'."""
+  """Means over updates, weighted by their kept tokens; counts are added. The names of a second learner have a prefix: 'critic/tokens'.
+
+  An update that was skipped is counted and has no say in the means, unless all were.
+  """
   if not results:
     return dict(updates=0.)
   kept = lambda r: min((k for k in r if k == 'tokens' or k.endswith('/tokens')), key=len)
+  skipped = lambda r: any(float(v) for k, v in r.items() if k.endswith('skipped'))
   out = {}
   for k in dict.fromkeys(k for r in results for k in r if k != kept(r)):
-    values, w = np.asarray([(float(r[k]), float(r[kept(r)])) for r in results if k in r]).T
-    out[k] = float(values.sum()) if k.endswith('skipped') else float((values * w).sum() / max(w.sum(), 1e-9))
+    mine = [r for r in results if k in r]
+    if k.endswith('skipped'):
+      out[k] = float(sum(float(r[k]) for r in mine))
+    else:
+      value, w = np.asarray([(float(r[k]), float(r[kept(r)])) for r in [r for r in mine if not skipped(r)] or mine]).T
+      out[k] = float((value * w).sum() / max(w.sum(), 1e-9))
   out['updates'] = float(len(results))
   return out

@@ -20,7 +20,7 @@ from rlx.explorers.flat import flat
 from rlx.grow import engine as engines
 from rlx.grow import forest, rollout
 from rlx.learn import rows
-from rlx.types import Expand, Explorer, Score, Step
+from rlx.types import Expand, Explorer, Obs, Score, Step
 from tests.grow import game
 from tests.grow.game import Game, grow, scripted
 
@@ -691,6 +691,9 @@ def test_what_a_step_carries():
     assert n.label == {'state': 'ab' if n.parent < 0 else n.parent + 1, 'action': n.text} and n.metrics['said'] == 1.
   started = grow(env=Saved(), n=2)
   assert [len(g.nodes) for g in started] == [6, 4], 'one turn was taken already'
+  told = grow(tasks=[t._replace(start=(('abcd', 1), Obs('bcd:', {'state': 'late'}))) for t in Game().tasks('train')[:1]])
+  assert [n.obs for n in told[0].nodes if n.parent < 0] == ['bcd:'] * 2 and len(told[0].nodes) == 4
+  assert all(n.label['state'] == 'late' for n in told[0].nodes if n.parent < 0)
 
 
 def test_uniform_passes_over_the_split_in_a_new_order_each_time():

@@ -86,8 +86,10 @@ def test_means_over_updates():
   got = steps.averaged([{'loss/main': 1., 'tokens': 30., 'skipped': 0.}, {'loss/main': 3., 'tokens': 10., 'skipped': 1.},
                         {'critic/loss/main': 5., 'critic/loss/tokens': 1., 'critic/tokens': 7., 'critic/skipped': 1.},
                         {'critic/loss/main': 7., 'critic/loss/tokens': 2., 'critic/tokens': 21., 'critic/skipped': 1.}])
-  assert got == {'loss/main': 1.5, 'skipped': 1., 'critic/loss/main': 6.5, 'critic/loss/tokens': 1.75, 'critic/skipped': 2., 'updates': 4.}
+  assert got == {'loss/main': 1., 'skipped': 1., 'critic/loss/main': 6.5, 'critic/loss/tokens': 1.75, 'critic/skipped': 2., 'updates': 4.}
   assert not any(steps.averaged([]).values())
+  got = steps.averaged([{'loss/main': 2., 'tokens': 3., 'skipped': 0.}, {'loss/main': np.nan, 'tokens': 3., 'skipped': 1.}])
+  assert got == {'loss/main': 2., 'skipped': 1., 'updates': 2.}
 
 
 # ---- one learner's work ------------------------------------------------------------------------------------------------
