@@ -53,7 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.epochs = 1
   c.minibatch = 16                     # rows an update
   c.microbatch = None                  # rows a backward pass, None: all of the minibatch
-  c.unit = 'row'                       # what a minibatch keeps together: 'row' | 'group'
+  c.unit = 'row'                       # what a minibatch keeps together: 'row' | 'path' | 'group'
   c.compact = True                     # leave rows without a kept token out of the updates
   c.head = None                        # implementation of linear_logp, None: the best there is
   c.learners = {}                      # name -> dict(model, tracks, tx, epochs, minibatch, microbatch, unit, every, when)

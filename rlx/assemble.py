@@ -253,8 +253,8 @@ def _learner(name, spec, c, when):
       raise ConfigError(f"{key} must be a whole number of at least 1, not {spec[key]!r}.")
   if spec['microbatch'] is not None and (not isinstance(spec['microbatch'], int) or spec['minibatch'] % spec['microbatch']):
     raise ConfigError(f"microbatch {spec['microbatch']!r} does not divide minibatch {spec['minibatch']}.")
-  if spec['unit'] not in ('row', 'group'):
-    raise ConfigError(f"unit is 'row' or 'group', not {spec['unit']!r}.")
+  if spec['unit'] not in ('row', 'path', 'group'):
+    raise ConfigError(f"unit is 'row', 'path' or 'group', not {spec['unit']!r}.")
   return Learner(name, spec['model'], tracks(spec['tracks']), optimizer(spec['tx']), spec['epochs'], spec['minibatch'],
                  spec['microbatch'], spec['unit'], spec['every'], when)
 

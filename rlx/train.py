@@ -81,6 +81,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
       fns = steps.make(phase.learners, phase.transforms, world.models, world.mesh, phase.buckets,
                        temperature=phase.config.sampling.temperature, implementation=phase.config.head)
       columns = pack_columns(phase)
+      unit = next(u for u in ('path', 'group', 'row') if u == 'row' or any(l.unit == u for l in phase.learners))
       clock: dict[str, float] = {}
       saving: dict[str, float] = {}      # a checkpoint is written after its step's record: its seconds stand in the next one
 
@@ -97,13 +98,13 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
       shown = 'grow' not in phase.source.takes     # demonstrations: nothing in them depends on the policy
       ahead = None                                 # the next step's, fetched while the device works
 
-      def fetch(phase=phase, source=source, columns=columns):
+      def fetch(phase=phase, source=source, columns=columns, unit=unit):
         """The groups of a step, and their batches."""
         groups = sorted(itertools.islice(source, phase.prompts), key=lambda g: g.index)
         mark = time.perf_counter()
         parts = [forest.cut(g, phase.segment, world.tokenizer.offsets) for g in groups]
         packed = pack.pack(parts, rows=phase.rows, buckets=phase.buckets, labels=phase.labels, intern=labels.intern,
-                           apart=any(l.unit == 'group' for l in phase.learners), **columns)
+                           unit=unit, **columns)
         return groups, packed, time.perf_counter() - mark
 
       while course.step < phase.steps:

@@ -44,7 +44,7 @@ class _Place(NamedTuple):
 def pack(groups: Sequence[Group], *, rows: Callable, buckets: Sequence[Bucket], labels: Mapping[str, Callable] = {},
          channels: Sequence[str] = (), roles: Sequence[str] = (), streams: Sequence[str] = (), values: Sequence[str] = (),
          judged: Sequence[str] = (), prompt: Sequence[str] = (), label_names: Sequence[str] = (),
-         intern: Callable | None = None, apart: bool = False) -> list[Packed]:
+         intern: Callable | None = None, unit: str = 'row') -> list[Packed]:
   """Packs groups into batches, as few as the buckets allow; a group never spans two.
 
   Args:
@@ -54,7 +54,8 @@ def pack(groups: Sequence[Group], *, rows: Callable, buckets: Sequence[Bucket], 
     labels: name -> function of the steps of one prompt that gives a hashable for each.
     channels, roles, streams, values, judged, prompt, label_names: the columns that must exist, filled with 0 where nothing wrote them.
     intern: `(hashables of each prompt) -> [N] i32`, equal = same (`grow.labels.intern`); by default a dict.
-    apart: a row holds sequences of one prompt only, as minibatches with unit='group' want it; costs padding.
+    unit: what minibatches keep together. 'group': a row holds sequences of one prompt only, 'path': of paths with one first step;
+      both cost padding.
 
   Returns:
     The packed batches. A sequence that is too long for every bucket is dropped and counted.
@@ -68,7 +69,7 @@ def pack(groups: Sequence[Group], *, rows: Callable, buckets: Sequence[Bucket], 
   items = [_measured(g, rows(g), buckets) for g in groups]
   packed, at = [], 0
   while at < len(items):
-    stop, bucket, places = _most(items, at, buckets, apart)
+    stop, bucket, places = _most(items, at, buckets, unit)
     packed.append(_one(items[at:stop], bucket, places, labels, columns, intern or _intern))
     at = stop
   return packed
@@ -89,17 +90,17 @@ def _holds(bucket, size):
   return size[0] <= bucket.width and (bucket.actions is None or size[1] <= bucket.actions)
 
 
-def _most(items, at, buckets, apart):
+def _most(items, at, buckets, unit):
   """(stop, bucket, places): as many of the items from `at` on as a bucket holds, found by bisection."""
-  found = _choose(items[at:], buckets, apart)
+  found = _choose(items[at:], buckets, unit)
   if found:
     return len(items), *found
-  low, high, best = at + 1, len(items), _choose(items[at:at + 1], buckets, apart)
+  low, high, best = at + 1, len(items), _choose(items[at:at + 1], buckets, unit)
   if not best:
     raise ValueError(_too_large(items[at], buckets))
   while high - low > 1:
     middle = (low + high) // 2
-    found = _choose(items[at:middle], buckets, apart)
+    found = _choose(items[at:middle], buckets, unit)
     if found:
       low, best = middle, found
     else:
@@ -107,28 +108,38 @@ def _most(items, at, buckets, apart):
   return low, *best
 
 
-def _choose(items, buckets, apart):
+def _choose(items, buckets, unit):
   """(bucket, places) of the smallest bucket that holds them all, None if there is none."""
-  sizes = [(*size, i) if size else None for i, item in enumerate(items) for size in item.sizes]
+  owner = dict(row=lambda i, item, row: 0, group=lambda i, item, row: i, path=lambda i, item, row: (i, _root(item.group.nodes, row)))[unit]
+  sizes = [(*size, owner(i, item, row)) if size else None
+           for i, item in enumerate(items) for row, size in zip(item.rows, item.sizes, strict=True)]
   nodes = sum(len(item.group.nodes) for item in items)
   for bucket in buckets:
     if nodes <= bucket.nodes and len(items) <= bucket.prompts:
-      places = _place(sizes, bucket, apart)
+      places = _place(sizes, bucket)
       if places is not None:
         return bucket, places
   return None
 
 
-def _place(sizes, bucket, apart):
-  """First fit, longest first: a `_Place` for each (length, actions, prompt), None for each None; None if they do not fit."""
+def _root(nodes, row):
+  """The first step of a row's path."""
+  i = row.nodes[0]
+  while nodes[i].parent >= 0:
+    i = nodes[i].parent
+  return i
+
+
+def _place(sizes, bucket):
+  """First fit, longest first: a `_Place` for each (length, actions, owner), None for each None; None if they do not fit."""
   order = sorted((i for i, size in enumerate(sizes) if size), key=lambda i: -sizes[i][0])
   least = sizes[order[-1]][0] if order else 0
-  room, acts, count, whose = [], [], [], []        # of each row: free tokens, free actions, sequences, prompt
+  room, acts, count, whose = [], [], [], []        # of each row: free tokens, free actions, sequences, owner
   open_rows, places = [], [None] * len(sizes)
   for i in order:
-    length, actions, prompt = sizes[i]
+    length, actions, owner = sizes[i]
     for r in open_rows:
-      if length <= room[r] and actions <= acts[r] and (not apart or whose[r] == prompt):
+      if length <= room[r] and actions <= acts[r] and whose[r] == owner:
         break
     else:
       r = len(room)
@@ -138,7 +149,7 @@ def _place(sizes, bucket, apart):
       room.append(bucket.width)
       acts.append(bucket.width if bucket.actions is None else bucket.actions)
       count.append(0)
-      whose.append(prompt)
+      whose.append(owner)
     places[i] = _Place(r, bucket.width - room[r], count[r])
     room[r] -= length
     acts[r] -= actions

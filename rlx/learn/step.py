@@ -79,12 +79,12 @@ def minibatches(alive: np.ndarray, groups: np.ndarray, *, size: int, unit: str, 
     alive: `[R]` rows with a kept token; the others are left out where `compact`.
     groups: `[R]` what belongs together of each row (`row_groups`), -1 on empty ones.
     size: rows a minibatch.
-    unit: 'row', or 'group': rows of a prompt stay together.
+    unit: 'row', 'path' or 'group': rows of a path, of a prompt stay together.
     compact: leave rows without a kept token out.
     seed: of the order.
 
   Raises:
-    ValueError: with unit='group', more rows that belong together than a minibatch has.
+    ValueError: with unit='path' or 'group', more rows that belong together than a minibatch has.
   """
   rows = np.flatnonzero(alive if compact else groups >= 0)
   if not len(rows):
@@ -97,7 +97,7 @@ def minibatches(alive: np.ndarray, groups: np.ndarray, *, size: int, unit: str, 
     units = [rows[groups[rows] == g] for g in draw.permutation(np.unique(groups[rows]))]
     most = max(map(len, units))
     if most > size:
-      raise ValueError(f"a prompt, with those it shares rows with, has {most} rows, a minibatch {size}: raise minibatch, "
+      raise ValueError(f"a {dict(path='path', group='prompt')[unit]}, with those it shares rows with, has {most} rows, a minibatch {size}: raise minibatch, "
                        "or set unit='row'.")
     units.sort(key=len, reverse=True)
     count = -(-len(rows) // size)
@@ -137,7 +137,7 @@ def learn(fns: Functions, learner: Any, train_state: state.TrainState, params: M
   size = min(learner.minibatch, packed.bucket.rows)       # more would be padding
   if learner.microbatch and size % min(learner.microbatch, size):
     size = learner.minibatch
-  groups = row_groups(packed) if learner.unit == 'group' else np.where((packed.batch.tokens.node >= 0).any(1), 0, -1)
+  groups = row_groups(packed, learner.unit)
   results = []
   for epoch in range(learner.epochs):
     seed = (*np.asarray(jax.random.key_data(key)).tolist(), step, epoch)
@@ -150,9 +150,16 @@ def learn(fns: Functions, learner: Any, train_state: state.TrainState, params: M
   return train_state, results, per_group
 
 
-def row_groups(packed: Any) -> np.ndarray:
-  """`[R]` one of the prompts of each row, the same for rows that hold the same prompt or are linked by others that do; -1 on empty rows."""
+def row_groups(packed: Any, unit: str = 'group') -> np.ndarray:
+  """`[R]` names what belongs together: equal for rows that hold the same prompt ('group') or paths with the same first step ('path'), or
+  are linked by others that do; 0 for all with 'row'; -1 on empty rows."""
   node, prompt = packed.batch.tokens.node, packed.batch.nodes.group
+  if unit == 'row':
+    return np.where((node >= 0).any(1), 0, -1)
+  if unit == 'path':
+    prompt = np.arange(len(prompt))
+    for i, parent in enumerate(packed.batch.nodes.parent):      # parents stand before children
+      prompt[i] = prompt[parent] if parent >= 0 else i
   rows, at = np.nonzero(node >= 0)
   held = np.unique(np.stack([rows, prompt[node[rows, at]]]), axis=1)
   one_of = np.arange(len(prompt))

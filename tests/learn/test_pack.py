@@ -169,22 +169,22 @@ def test_rows_of_one_prompt_only():
   groups = lines(2, 2, 2, 2, 2, 2, each=3)
   mixed, = pack(groups, rows=rows.paths, buckets=(Bucket(4, 8, 9, 9),))
   assert len({*mixed.batch.nodes.group[mixed.batch.tokens.node[0, :8]]}) == 2
-  apart, = pack(groups, rows=rows.paths, buckets=(Bucket(4, 8, 9, 9),), apart=True)
+  apart, = pack(groups, rows=rows.paths, buckets=(Bucket(4, 8, 9, 9),), unit='group')
   held = [set(apart.batch.nodes.group[row[row >= 0]].tolist()) for row in apart.batch.tokens.node]
   assert held == [{0}, {1}, set(), set()]
 
 
-@pytest.mark.parametrize('apart', [False, True])
+@pytest.mark.parametrize('unit', ['row', 'group', 'path'])
 @pytest.mark.parametrize('seed', range(5))
-def test_first_fit_never_overlaps(seed, apart):
+def test_first_fit_never_overlaps(seed, unit):
   """Every token of every sequence stands somewhere, sequences are contiguous, numbered from the left, and positions restart."""
   rng = random.Random(seed)
   groups = []
   for p in range(12):
     nodes = [step(-1, range(1, 1 + rng.randrange(1, 30)), range(90, 90 + rng.randrange(5)), end=1) for _ in range(rng.randrange(1, 6))]
     groups.append(group(nodes, str(p)))
-  bucket = Bucket(40, 40, 99, 99, 36)
-  made, = pack(groups, rows=rows.paths, buckets=(bucket,), apart=apart)
+  bucket = Bucket(60 if unit == 'path' else 40, 40, 99, 99, 36)
+  made, = pack(groups, rows=rows.paths, buckets=(bucket,), unit=unit)
   t = made.batch.tokens
   want = sorted((i, n.context + n.ids) for i, n in enumerate(n for g in groups for n in g.nodes))
   got = []
@@ -198,9 +198,11 @@ def test_first_fit_never_overlaps(seed, apart):
       assert at.size and t.position[r, at].tolist() == list(range(len(at)))
       got.append((int(t.node[r, at[-1]]), t.ids[r, at].tolist()))
   assert sorted(got) == want
-  assert made.padding == pytest.approx(1 - sum(len(x) for _, x in want) / (40 * 40))
+  assert made.padding == pytest.approx(1 - sum(len(x) for _, x in want) / (bucket.rows * 40))
+  if unit == 'path':
+    assert (t.segment.max(1) <= 0).all(), 'each step is a path of its own here'
   # first fit: a sequence stands in no later row than the first that had room for it
-  if not apart:
+  if unit == 'row':
     firsts = [np.flatnonzero(t.segment[r] == 0).size for r in range(40)]
     assert firsts == sorted(firsts, reverse=True)
 

@@ -78,8 +78,24 @@ def test_rows_that_share_a_prompt_belong_together():
   assert steps.row_groups(packed((9, 9), (8, 8))).tolist() == [0, 0, 1, 1, -1, -1]
   linked = packed((9, 4), (6, 8), (10,))          # the row [6 | 4] holds both
   assert steps.row_groups(linked).tolist() == [2, 0, 0, 0, -1, -1]
-  assert steps.row_groups(packed((9, 4), (6, 8), (10,), apart=True)).tolist() == [2, 0, 1, 1, 0, -1]
+  assert steps.row_groups(packed((9, 4), (6, 8), (10,), unit='group')).tolist() == [2, 0, 1, 1, 0, -1]
   assert steps.row_groups(packed(())).tolist() == [-1] * 6
+
+
+def test_rows_of_a_path_belong_together():
+  """One row a step: the steps of a rollout, and of all that forked from its first step, are one unit."""
+  made = group([step(-1, [1, 2, 3]), step(0, [4, 5], end=1), step(0, [6, 7, 8], end=1), step(-1, [9], end=1)])
+  whole, = pack.pack([made, made], rows=rows.steps, buckets=(pack.Bucket(12, 10, 32, 8),), unit='path')
+  node = whole.batch.tokens.node
+  held = [set(n[n >= 0].tolist()) for n in node]
+  units = steps.row_groups(whole, 'path')
+  together = {}
+  for nodes, u in zip(held, units.tolist(), strict=True):
+    together.setdefault(u, set()).update(nodes)
+  assert together.pop(-1, set()) == set() and sorted(map(sorted, together.values())) == [[0, 1, 2], [3], [4, 5, 6], [7]]
+  assert set(steps.row_groups(whole, 'row').tolist()) <= {0, -1}
+  with pytest.raises(ValueError, match="a path, with those it shares rows with, has 2 rows, a minibatch 1"):
+    split(np.ones(2), [0, 0], 1, 'path')
 
 
 def test_means_over_updates():
@@ -223,7 +239,7 @@ def test_prompts_of_a_minibatch():
     told.append(sorted(np.asarray(rows).tolist()))
     return real(st, batch, credits, rows, *rest)
   fns.update['policy', BUCKETS[1]] = spy
-  part = pack.pack(prompts(3), rows=rows.paths, buckets=(BUCKETS[1],), channels=('task',), apart=True)[0]
+  part = pack.pack(prompts(3), rows=rows.paths, buckets=(BUCKETS[1],), channels=('task',), unit='group')[0]
   go(fns, one, st, part)
   held = steps.row_groups(part)
   assert len(told) == 3 and all(len({held[r] for r in rows if r >= 0}) == 1 for rows in told)
