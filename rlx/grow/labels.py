@@ -24,11 +24,18 @@ def named(nodes: Sequence[Node], *, name: str) -> list[Hashable]:
 def exact(nodes: Sequence[Node], *, of: str = 'obs') -> list[Hashable]:
   """The text itself (the anchors of GiGPO, arXiv:2505.10978, use the observation).
 
+  A piece that a segmenter cut off has no observation of its own: with 'obs' it is what the piece before it is, with that one's ids.
+
   Args:
     nodes: steps of one prompt.
     of: the field of the step to read: 'obs' or 'text'.
   """
-  return list(map(operator.attrgetter(of), nodes))
+  texts = list(map(operator.attrgetter(of), nodes))
+  if of == 'obs' and '' in texts:
+    for i, n in enumerate(nodes):      # parents stand before children
+      if not n.obs and not n.context and not n.fresh and n.parent >= 0:
+        texts[i] = texts[n.parent], tuple(nodes[n.parent].ids)
+  return texts
 
 
 def normalised(nodes: Sequence[Node], *, of: str = 'obs') -> list[Hashable]:
@@ -41,7 +48,8 @@ def normalised(nodes: Sequence[Node], *, of: str = 'obs') -> list[Hashable]:
     of: the field of the step to read: 'obs' or 'text'.
   """
   texts = exact(nodes, of=of)
-  plain = {t: ' '.join(t.casefold().split()) for t in set(texts)}
+  fold = lambda t: ' '.join(t.casefold().split()) if isinstance(t, str) else (fold(t[0]), t[1])
+  plain = {t: fold(t) for t in set(texts)}
   return [plain[t] for t in texts]
 
 

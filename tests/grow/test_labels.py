@@ -1,12 +1,14 @@
 """Labels: equal text to equal integers."""
 
+import functools
 import random
 
 import numpy as np
 import pytest
 
-from rlx.grow import labels
+from rlx.grow import forest, labels, segment
 from rlx.types import Node
+from tests import trees
 
 
 def step(obs='', text='', **label):
@@ -58,3 +60,14 @@ def test_intern_is_an_equivalence():
   ids = labels.intern(columns).tolist()
   assert all((ids[i] == ids[j]) == (flat[i] == flat[j]) for i in range(len(flat)) for j in range(i))
   assert sorted(set(ids)) == list(range(len(set(flat))))
+
+
+def test_a_piece_is_told_by_what_was_said_before_it():
+  """Two steps answer the same observation; each is cut after its second id."""
+  first = lambda *ids: trees.step(-1, ids, (9,), obs='Where?', end=1)
+  whole = trees.group([first(1, 2, 3), first(1, 2, 4), first(5, 2, 3)])
+  nodes = forest.cut(whole, functools.partial(segment.tokens, k=2)).nodes
+  assert [n.ids for n in nodes] == [[1, 2], [3], [1, 2], [4], [5, 2], [3]]
+  for label in (labels.exact, labels.normalised):
+    got = label(nodes)
+    assert got[0] == got[2] == got[4] and got[1] == got[3] and len({got[0], got[1], got[5]}) == 3
