@@ -83,7 +83,7 @@ def _sampler(step, ids):
 def engine(stop=STOP, *, seed=0, tok=TOK, **limits) -> engines.Engine:
   """Empty slots; programs are compiled once a shape for all tests."""
   limits = LIMITS._replace(**limits)
-  step = min(engines.SEGMENT, limits.turn) if stop.strings else limits.turn
+  step = engines.segment(limits, stop)
   made, kept = _sampler(step, stop.ids), engines.sampler
   engines.sampler = lambda *_: made
   try:

@@ -678,6 +678,20 @@ class Saved(Game):
     return [t._replace(start=('abcd', 1)) if i else t for i, t in enumerate(super().tasks(split))]
 
 
+@pytest.mark.parametrize('stop', [NEVER, engines.Stop(ids=tuple(range(1, 32, 3)))], ids=['never', 'ids'])
+def test_a_turn_drawn_in_several_calls_is_the_same_turn(stop):
+  """Rows that are done are left out of the later calls, in a smaller bucket."""
+  whole, calls = grow(game.engine(stop), n=4), []
+  e = game.engine(stop, segment=3)
+  decode = e.sampler.decode
+  def spy(params, slots, rows, *args, **kw):
+    calls.append(len(rows))
+    return decode(params, slots, rows, *args, **kw)
+  e.sampler = e.sampler._replace(decode=spy)
+  game.assert_same(whole, grow(e, n=4))
+  assert len(calls) >= 3 * 3 and (stop is NEVER or set(calls) == {4, 16})
+
+
 def test_what_a_step_carries():
   """Labels of the step, of what it answers, metrics, the state it starts from, and how many rollouts the task wants."""
   class Telling(Game):
