@@ -80,7 +80,10 @@ def phases(c: ml_collections.ConfigDict) -> list[ml_collections.ConfigDict]:
     with one.unlocked():
       one.phase = {k: phase.pop(k) for k in ('name', 'steps', 'source')}
     config.override(one, phase)
-    out.append(one)
+    if one.phase.steps != 0:      # a phase without steps is none: everything that counts phases agrees on that
+      out.append(one)
+  if not out:
+    raise ConfigError('no phase has a step: set steps of an entry of c.phases.')
   return out
 
 
@@ -364,7 +367,7 @@ def explorer_streams(c: ml_collections.ConfigDict) -> tuple[str, ...]:
 def columns(p: Phase) -> dict[str, tuple[str, ...]]:
   """Every column that anything of this phase writes, by table."""
   out: dict[str, dict] = dict(reward={'task': None}, label={'source': None}, role={}, stream={'entropy': None}, value={}, prompt={}, judged={})
-  if any(k in p.config.sampling and v not in (0, 1., 0.) for k, v in p.config.sampling.items() if k != 'temperature'):
+  if engine.truncates(p.plan.sampling):
     out['stream']['sampler_logp'] = None
   out['stream'].update(dict.fromkeys(explorer_streams(p.config)))
   every = [getattr(p.plan.env, 'writes', ())] + [getattr(f, 'writes', ()) for f in (*p.plan.rewards, *p.plan.probes, p.segment) if f]

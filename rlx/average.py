@@ -44,5 +44,8 @@ def original_tokens(batch: Batch, keep: Array) -> tuple[Array, Array]:
   return keep.astype(jnp.float32), batch.tokens.mask.astype(jnp.float32)
 
 
+original_tokens.whole = True      # rows without a kept token are not left out, since they count
+
+
 def _count(batch, k):
   return segment_sum(k, batch.tokens, over='owned')

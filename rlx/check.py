@@ -61,7 +61,8 @@ def check(c: ml_collections.ConfigDict, env: Any, phases: Sequence[assemble.Phas
   size = int(dict(c.tokenizer).get('size', 512)) if c.tokenizer is not None and not isinstance(c.tokenizer, str) else 512
   policies = {n: assemble.policies(c, n, s, _vocab(c, s, size)) for n, s in c.models.items()}
   wanted, lines = assemble.heads(c), []
-  abstract = {n: jax.eval_shape(lambda k, n=n, p=p: assemble.with_heads(p.init(k), p, wanted.get(n, ()), k), jax.random.key(0))
+  original = lambda n: c.models[n]['copy'] if assemble.copies(c.models[n]) else n
+  abstract = {n: jax.eval_shape(lambda k, n=n, p=p: assemble.with_heads(p.init(k), p, wanted.get(original(n), ()), k), jax.random.key(0))
               for n, p in policies.items()}
   for phase in phases:
     if not len(phase.plan.env.tasks(getattr(phase.curriculum, 'split', 'train'))):

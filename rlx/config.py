@@ -63,7 +63,7 @@ class Bound(NamedTuple):
 def schedule(spec: Mapping[str, Any]) -> Callable:
   """`dict(schedule='linear' | 'cosine' | 'warmup_cosine' | 'constant', ...)` -> a function of the step, host or traced.
 
-  linear, cosine: `start`, `end`, `steps`; warmup_cosine: `peak`, `warmup`, `steps`, `end`; constant: `value`.
+  The step is the run's, over all phases, for methods, and the number of the phase's updates for optimizers. linear, cosine: `start`, `end`, `steps`; warmup_cosine: `peak`, `warmup`, `steps`, `end`; constant: `value`.
   """
   spec = dict(spec)
   kind = spec.pop('schedule')
@@ -312,6 +312,8 @@ def plain(value: Any) -> Any:
     return {str(k): plain(v) for k, v in value.items()}
   if isinstance(value, list | tuple):
     return [plain(v) for v in value]
+  if isinstance(value, np.generic):
+    return value.item()
   if callable(value):
     return f'{getattr(value, "__module__", "?")}.{getattr(value, "__qualname__", repr(value))}'
   return value

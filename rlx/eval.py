@@ -1,5 +1,6 @@
 """Scores a policy on splits of its environment: `python -m rlx.eval --workdir runs/quickstart-0 --split held_out_questions`."""
 
+import copy
 import dataclasses
 import json
 import sys
@@ -30,7 +31,8 @@ def evaluate(pool: Mapping[str, engines.Engine], plan: rollout.Plan, *, split: s
     samples: answers a prompt.
 
   Returns:
-    `accuracy` with `_low` and `_high` of its 95 % Wilson interval (over answers), and everything `summarise` gives.
+    `accuracy` with `_low` and `_high` of its 95 % Wilson interval (over answers), and everything `summarise` gives; the
+    environment's metrics without `env/`, unless that is the name of another number. Rewards keep the memory they had.
   """
   tasks = plan.env.tasks(split)
   if not len(tasks):
@@ -39,13 +41,19 @@ def evaluate(pool: Mapping[str, engines.Engine], plan: rollout.Plan, *, split: s
   picks = [tasks[int(i)]._replace(width=samples) for i in np.linspace(0, len(tasks) - 1, n).round()]
   plan = dataclasses.replace(plan, explorer=flat(width=samples), probes=(), scorers={},
                              sampling={**plan.sampling, 'temperature': temperature})
-  groups = list(rollout.rollout(pool, picks, plan=plan, key=key))
+  memories = [(f, copy.deepcopy(f.state)) for f in plan.rewards if hasattr(f, 'state')]
+  try:
+    groups = list(rollout.rollout(pool, picks, plan=plan, key=key))
+  finally:
+    for f, state in memories:      # they are the training run's
+      f.state = state
   seen = summary.summarise(groups, score=getattr(plan.env, 'score', None))
   # an episode that failed or never began is an answer too: a wrong one
   right, count = correct(groups), n * samples
   low, high = stats.wilson(right, count)
-  return dict(accuracy=right / count, accuracy_low=low, accuracy_high=high,
-              **{k.removeprefix('env/'): v for k, v in seen.items() if k != 'success'})
+  ours = dict(accuracy=right / count, accuracy_low=low, accuracy_high=high)
+  taken = {*seen, *ours}
+  return {**{k if (short := k.removeprefix('env/')) in taken else short: v for k, v in seen.items() if k != 'success'}, **ours}
 
 
 def correct(groups: Iterable) -> int:

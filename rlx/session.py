@@ -34,7 +34,8 @@ class Session:
     ids = self.world.tokenizer.turn(prompt, True)
     key = jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 0))
     request = engines.Request(ids, -1, jax.device_get(key), {**self.plan.sampling, 'temperature': temperature}, engine.limits.turn)
-    speech, = engines.speak(engine, [request])
+    with rollout.vacated(self.pool):
+      speech, = engines.speak(engine, [request])
     engines.free(engine, speech.slot)
     return speech.text
 

@@ -116,8 +116,9 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
 
         # ---- grow and pack ---------------------------------------------------------------------------------------
         stages('grow')
-        groups, packed, clock['pack'] = ahead or fetch()
+        groups, packed, clock['pack'] = ahead() if ahead else fetch()
         ahead = None
+        sampled = sum(e.drawn - drawn[n][1] for n, e in pool.items())
         course.taken += len(groups)
         course.drawn = phase.curriculum.update(course.drawn, groups)
         seen = summary.summarise(groups, score=getattr(world.env, 'score', None))
@@ -145,7 +146,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
               for name, adv in credit.items():
                 advantages.setdefault(name, []).extend(adv)
         if shown and course.step + 1 < phase.steps:
-          ahead = fetch()
+          ahead = attempt(fetch)
         for name, results in jax.device_get(learnt).items():
           prefix = '' if name == 'policy' else f'{name}/'
           told = steps.averaged(results)
@@ -172,7 +173,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
           bar.say('  '.join([f'{phase.name} {course.step}:'] + [
               f'{label} T={t:g} {record[f"eval/{label}/{t:g}/accuracy"]:.3f}' for label in looks.splits for t in looks.temperatures]))
         if 'sample' in clock:
-          record['tokens_sampled'] = float(sum(e.drawn - drawn[n][1] for n, e in pool.items()))
+          record['tokens_sampled'] = float(sampled)
           record['tokens_per_s/sample'] = record['tokens_sampled'] / max(clock['sample'], 1e-9)
         record['tokens_trained'] = float(sum(int(p.batch.tokens.mask.sum()) for p in packed))
         record['tokens_per_s/update'] = record['tokens_trained'] / max(clock['update'], 1e-9)
@@ -194,14 +195,28 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
             keep = courses.first_states(phases[number + 1], world)
           else:
             keep = dict(states=states, frozen=frozen)
-          best = record.get(c.checkpoint.best) if c.checkpoint.best else None
-          checkpoint.save(folder, course.total, keep, keep=c.checkpoint.keep, best=best,
+          saves = phase.config.checkpoint
+          best = record.get(saves.best) if saves.best else None
+          checkpoint.save(folder, course.total, keep, keep=saves.keep, best=best,
                           meta=dict(course=dataclasses.asdict(course), config=assemble.fingerprint(c)))
           saving['checkpoint'] = time.perf_counter() - mark
         bar.update(record)
         yield record
         if over:
           break
+
+
+def attempt(fn: Callable) -> Callable:
+  """Calls it now; what it gave or raised comes when the result is called."""
+  try:
+    got = fn()
+    return lambda: got
+  except Exception as e:
+    error = e
+
+    def fail():
+      raise error
+    return fail
 
 
 # ---- whole runs ------------------------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ class Env(Protocol):
   def step(self, state: Any, action: Action) -> tuple[Any, Step]: ...
   # optional: expert(task, seed) -> Iterator over action texts; it is sent each observation
   # optional: score(task, episode) -> {name: float}, what train and eval report beside the reward
-  # optional: cut(state) -> Step, what an episode is paid that ran out of room
+  # optional: cut(state) -> Step, what an episode is paid that ran out of room, or of the run's max_steps
 
 
 # ---- host: the forest ----------------------------------------------------------------------------------------------

@@ -266,3 +266,8 @@ def test_load_variants_and_smoke(tmp_path):
 def test_plain():
   c = ml_collections.ConfigDict(dict(a=(1, dict(b=None)), f=grpo))
   assert config.plain(c) == dict(a=[1, dict(b=None)], f='rlx.estimators.grpo.grpo')
+
+
+def test_numbers_of_numpy_are_plain():
+  got = config.plain(dict(a=np.float64(.5), b=(np.int32(3), np.bool_(True))))
+  assert got == dict(a=.5, b=[3, True]) and [type(x) for x in (got['a'], *got['b'])] == [float, int, bool]

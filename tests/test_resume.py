@@ -19,7 +19,8 @@ import os, signal, sys, threading
 from rlx import config, train
 workdir, stage, at, delay = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 c = config.load('tests/configs/tiny.py', {'workdir': workdir, 'checkpoint.every': 2, 'phases[0].steps': 5, 'phases[1].steps': 5,
-                                          'eval.every': 2, 'episodes.every': 1})
+                                          'eval.every': 1, 'episodes.every': 1, 'rewards': ('tests.configs.tiny.novel',)})
+c.phases = (dict(c.phases[0], name='none', steps=0), *c.phases)
 seen = []
 def stages(name):
   seen.append(name)

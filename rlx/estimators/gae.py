@@ -27,7 +27,8 @@ def gae(batch: Batch, *, channel: str = 'task', head: str = 'value', gamma: floa
     token_reward: a stream of further rewards, token by token.
 
   Returns:
-    adv `[R, T]`; target {head: R `[R, T]`}. Both 0 outside the trained tokens of ended episodes.
+    adv `[R, T]`; target {head: R `[R, T]`}. Both 0 outside the trained tokens of ended episodes; where an episode has no verdict, the
+    target is the prediction.
 
   Source: verl-project/verl@1dda039 `core_algos.py::compute_gae_advantage_return` (without branches and bootstrap).
 
@@ -49,4 +50,5 @@ def gae(batch: Batch, *, channel: str = 'task', head: str = 'value', gamma: floa
   follow = along.ahead((1 - lam) * v + lam * r, jnp.where(t.mask, gamma * lam, 1.), batch, live, idle=(r_step, 1.))
   ret = jnp.where(keep, r + gamma * follow, 0.)
   adv = ret - jnp.where(keep, v, 0.)
-  return Advantages(adv=along.whitened(adv, keep) if whiten else adv, target={head: ret})
+  unjudged = t.mask & ~keep & tree.above(tree.through(tree.ended(n), n.parent), t.node, False)
+  return Advantages(adv=along.whitened(adv, keep) if whiten else adv, target={head: jnp.where(unjudged, v, ret)})

@@ -351,6 +351,11 @@ def _draw(engine, slots, requests):
   return out
 
 
+def truncates(how) -> bool:
+  """Whether keywords of sampling leave any token out, so that `sampler_logp` differs from `logp`."""
+  return how.get('top_k', 0) > 0 or how.get('top_p', 1.) < 1 or how.get('min_p', 0.) > 0
+
+
 def _settings(how, size):
   """(`sampling.Sampling` of `size` rows, whether any truncates) from each row's keywords."""
   columns = {k: np.full(size, fill, dtype) for k, (fill, dtype) in SETTINGS.items()}

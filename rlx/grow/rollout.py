@@ -51,6 +51,7 @@ class _Prompt:
   memory: Any = None               # the explorer's
   running: int = 0
   children: Counter = dataclasses.field(default_factory=Counter)   # (node, at) -> branches so far, to name the next one
+  pending: Counter = dataclasses.field(default_factory=Counter)    # step -> branches that are to go on from it and have not yet
   scores: dict = dataclasses.field(default_factory=dict)
   ask: bool = True
   asked: int = 0
@@ -80,6 +81,7 @@ class _Branch:
   row: list[int] = dataclasses.field(default_factory=list)   # ids of its row so far: what an append-only context repeats
   first: int = 0                   # turns dropped from the context by on_full='window'
   slot: int = -1
+  behind: int | None = None        # the step it is pending on, -1: the prompt; None: it has spoken, or forks an action
 
 
 class _Said(NamedTuple):
@@ -119,7 +121,7 @@ def rollout(pool: Mapping[str, engines.Engine], tasks: Sequence[Task], *, plan: 
   slots = pool['policy'].limits.slots
   late, failures, lost, alive = [], [], {}, False
   seed = tuple(np.asarray(jax.random.key_data(key)).tolist())
-  with workers.crew(plan.workers) as crew:
+  with workers.crew(plan.workers) as crew, vacated(pool):
     while todo or prompts:
       while todo and len(queue) + len(active) < slots:
         index, task = todo.popleft()
@@ -148,6 +150,18 @@ def rollout(pool: Mapping[str, engines.Engine], tasks: Sequence[Task], *, plan: 
     if all(errors):
       raise RuntimeError(f"every verdict of the reward '{name}' failed; its first error was: {errors[0]}")
   yield from map(_group, late)
+
+
+@contextlib.contextmanager
+def vacated(pool: Mapping[str, engines.Engine]):
+  """Slots that were taken inside are vacant again where it is left early: by an exception, Ctrl-C or a generator's close()."""
+  before = {name: engine.busy.copy() for name, engine in pool.items()}
+  try:
+    yield
+  except BaseException:
+    for name, engine in pool.items():
+      engine.busy &= before[name]      # not simply set back: a refresh in between has freed all of them
+    raise
 
 
 @contextlib.contextmanager
@@ -192,6 +206,8 @@ def _ask(prompt, plan, queue, pool, seed):
       continue
     for _ in range(wish.width):
       queue.append(_branch(prompt, wish, pool))
+      if wish.at is None:
+        prompt.pending[wish.node] += 1
       prompt.running += 1
 
 
@@ -214,6 +230,12 @@ def _refuse(prompt, wish, plan, pool):
   if 'temperature' in (wish.sampling or ()) and plan.streams is not None and 'temperature' not in plan.streams:
     raise ValueError("the explorer samples at a temperature of its own: mark its factory `writes = ('stream/temperature',)`, so that "
                      'the tokens are trained at the temperature they were drawn at.')
+  # where the run's own sampling truncates, the config has declared the column
+  if engines.truncates(wish.sampling or {}) and not engines.truncates(plan.sampling) and 'sampler_logp' not in (
+      plan.streams if plan.streams is not None else ('sampler_logp',)):
+    cuts = sorted({'top_k', 'top_p', 'min_p'} & set(wish.sampling))
+    raise ValueError(f"the explorer samples with a {cuts[0]} of its own: mark its factory `writes = ('stream/sampler_logp',)`, so "
+                     'that the tokens are trained with the probabilities they were drawn with.')
   if wish.limit is not None and wish.limit < 1:
     raise ValueError(f'the explorer lets a branch grow for {wish.limit} steps; limit is at least 1, or None.')
   if wish.at is None:
@@ -237,7 +259,8 @@ def _branch(prompt, wish, pool):
   code = number - 1 if wish.node < 0 else zlib.crc32(f'{above}:{len(path)}:{wish.at}:{number}'.encode()) & 0x7fffffff
   forced = pool[wish.by].model.tokenizer.encode(wish.suffix) if wish.suffix else ()
   row = [*walk.ids_before(nodes, path[-1]), *nodes[path[-1]].ids] if path else []
-  return _Branch(prompt, path, at, wish, code, wish.limit, stem, tuple(forced), *_history(nodes, path), row)
+  return _Branch(prompt, path, at, wish, code, wish.limit, stem, tuple(forced), *_history(nodes, path), row,
+                 behind=wish.node if wish.at is None else None)
 
 
 def _judge(prompts, plan, queue, pool, seed):
@@ -363,7 +386,9 @@ def _shown(prompt, plan, engine, i, need):
     ids = [*walk.ids_before(nodes, i), *nodes[i].ids]
     return ids if len(ids) + need <= engine.limits.width else None
   obs = (prompt.after[i] if i >= 0 else prompt.start)[1]
-  return _fit(*_history(nodes, walk.path(nodes, i)), obs, prompt.task, plan, engine, need, 0)[0]
+  fit = functools.partial(_fit, *_history(nodes, walk.path(nodes, i)), obs, prompt.task, plan, engine)
+  ids, first = fit(engine.limits.turn, 0) if engine.limits.on_full == 'window' else (None, 0)
+  return fit(need, first if ids is not None else 0)[0]   # what the next turn drops is dropped here too, however little is asked
 
 
 def _speak(engine, part, plan, key):
@@ -421,13 +446,37 @@ def _grow(branch, said, state, step, plan):
   prompt.before.append(branch.at)
   branch.at = (state, step.obs, dict(step.next))
   prompt.after.append(branch.at)
+  if end != step.end:
+    _cut(prompt, len(prompt.tree) - 1, plan)
+  _settle(branch)
   branch.path = [*branch.path, len(prompt.tree) - 1]
   branch.turns.append(Turn(node.obs, node.text))
   branch.ids.append(ids)
   branch.row = [*(branch.row if not said.fresh else ()), *said.context, *ids]
   branch.stem, branch.forced = None, ()
   branch.left = None if branch.left is None else branch.left - 1
-  return end
+  return node.end
+
+
+def _settle(branch):
+  """The branch has gone on from its step, or never will."""
+  if branch.behind is not None:
+    branch.prompt.pending[branch.behind] -= 1
+    branch.behind = None
+
+
+def _cut(prompt, i, plan):
+  """Step i ends its episode by a limit of ours: the environment says what that pays."""
+  node = prompt.tree[i]
+  node.end = 2
+  if hasattr(plan.env, 'cut'):
+    try:
+      step = plan.env.cut(prompt.after[i][0])
+      node.reward.update({c: v + (node.reward.get(c) or 0.) for c, v in step.reward.items()})
+      node.metrics.update(step.metrics)
+    except Exception:   # foreign code: the episode has failed, the run goes on
+      node.end = 3
+      prompt.count('env_errors')
 
 
 def _leave(branch, plan, pool, clock):
@@ -442,23 +491,15 @@ def _leave(branch, plan, pool, clock):
 
 
 def _cut_off(branch, plan, pool, clock):
-  """The path is out of room: its last step is where the episode was cut off, unless others went on from there."""
+  """The path is out of room: its last step is where the episode was cut off, unless others went on from there or may yet."""
   prompt, stem = branch.prompt, branch.stem
   prompt.count('full')
+  _settle(branch)
   if not branch.path and not stem:
     prompt.count('too_long')
   open_end = branch.path and not stem and not prompt.tree[branch.path[-1]].end
-  if open_end and all(n.parent != branch.path[-1] for n in prompt.tree):
-    node = prompt.tree[branch.path[-1]]
-    node.end = 2
-    if hasattr(plan.env, 'cut'):
-      try:
-        step = plan.env.cut(branch.at[0])
-        node.reward.update({c: v + (node.reward.get(c) or 0.) for c, v in step.reward.items()})
-        node.metrics.update(step.metrics)
-      except Exception:   # foreign code: the episode has failed, the run goes on
-        node.end = 3
-        prompt.count('env_errors')
+  if open_end and not prompt.pending[branch.path[-1]] and all(n.parent != branch.path[-1] for n in prompt.tree):
+    _cut(prompt, branch.path[-1], plan)
   else:
     branch.path = []
   _leave(branch, plan, pool, clock)

@@ -88,6 +88,8 @@ def _write(prompt, fn, episodes, verdicts):
         given = len(values) if isinstance(values, Sequence | np.ndarray) else repr(values)
         raise ValueError(f"the reward '{name}' gave {given} numbers on '{channel}' for {len(episode.steps)} steps.")
       for s, v in zip(episode.steps, values, strict=True):
+        if v is not None and not np.isfinite(float(v)):
+          raise ValueError(f"the reward '{name}' gave {v} on '{channel}' for step {s}: a verdict is a finite number, or None.")
         there = prompt.tree[s].reward.get(channel)
         if there is not None and prompt.authors.get((s, channel)) is not fn:
           raise ValueError(f"the reward '{name}' writes '{channel}', which the environment or another reward pays already: "

@@ -47,6 +47,12 @@ def before(tokens: Tokens) -> Array:
   return jnp.where(real & (slot >= 0) & (key // width == tokens.position - 1), key % width, -1)
 
 
+def temperatures(tokens: Tokens, temperature) -> Array | float:
+  """The temperature each token was drawn at: `stream['temperature']` where it stands and is not 0, else the run's."""
+  own = tokens.stream.get('temperature')
+  return temperature if own is None else jnp.where(own > 0, own, temperature)
+
+
 def forward(policy: Policy, params: Any, batch: Batch | Tokens, *, temperature=1., heads: tuple[str, ...] = (),
             extra: Mapping[str, Callable] = {}, actions: int | None = None, implementation: str | None = None) -> Out:
   """Log-probability, entropy, values and whatever else is asked of the logits, of every sampled token.

@@ -83,7 +83,20 @@ def _measured(group, rows, buckets):
     length = len(row.prefix) + sum([len(nodes[s].ids) + (len(nodes[s].context) if k else 0) for k, s in enumerate(row.nodes)])
     size = length, sum([np.count_nonzero(nodes[s].sampled) for s in row.nodes])
     sizes.append(size if any(_holds(b, size) for b in buckets) else None)
-  return _Item(group, rows, sizes)
+  return _Item(group, _handed_on(rows, sizes) if None in sizes else rows, sizes)
+
+
+def _handed_on(rows, sizes):
+  """The rows, where a shared step whose owner is dropped belongs to the first that is kept."""
+  orphans = {s for row, size in zip(rows, sizes, strict=True) if size is None for s, own in zip(row.nodes, row.owns, strict=True) if own}
+  out = []
+  for row, size in zip(rows, sizes, strict=True):
+    if size is not None:
+      owns = [own or s in orphans for s, own in zip(row.nodes, row.owns, strict=True)]
+      orphans.difference_update(row.nodes)
+      row = row._replace(owns=owns)
+    out.append(row)
+  return out
 
 
 def _holds(bucket, size):

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 import optax
 
 from rlx.learn import objective
-from rlx.learn.forward import forward
+from rlx.learn.forward import forward, temperatures
 from rlx.learn.mesh import replicated
 from rlx.types import Array, Batch, Out, Policy, struct
 
@@ -70,9 +70,8 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
 
   def run(params, batch, hypers):
     heads, extra = objective.wants(tracks, hypers)
-    own = batch.tokens.stream.get('temperature')       # of branches that were drawn at another one
-    return forward(policy, params, batch, temperature=temperature if own is None else jnp.where(own > 0, own, temperature),
-                   heads=heads, extra=extra, actions=actions, implementation=implementation)
+    return forward(policy, params, batch, temperature=temperatures(batch.tokens, temperature), heads=heads, extra=extra,
+                   actions=actions, implementation=implementation)
 
   def part(params, batch, credits, weight, stats, hypers, carry, key, look):
     """The loss of a microbatch; beside it what was seen, each track's part, and the carry."""

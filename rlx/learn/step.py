@@ -134,6 +134,7 @@ def learn(fns: Functions, learner: Any, train_state: state.TrainState, params: M
   batch, credits, carry, alive, shown = fns.assess[learner.name](params, train_state.carry, batch, hypers, np.int32(step), key)
   alive, shown = jax.device_get((alive, shown))
   train_state = dataclasses.replace(train_state, carry=carry)
+  compact = compact and not any(getattr(t.average.fn, 'whole', False) for t in learner.tracks.values())
   size = min(learner.minibatch, packed.bucket.rows)       # more would be padding
   if learner.microbatch and size % min(learner.microbatch, size):
     size = learner.minibatch

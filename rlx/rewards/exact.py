@@ -12,7 +12,7 @@ def exact(episode: Episode, *, tag: str | None = None, right: float = 1., wrong:
   """Pays the last action on its step if it equals the task's answer after normalisation.
 
   Normalised: case folded, each run of spaces one space, no quotes around it, none of `.,;:!?` at the end. Chat tokens
-  `<|...|>` are left out.
+  `<|...|>` are left out. An answer of which nothing is left, such as '?', is compared as it stands.
 
   Args:
     episode: its task's data has an `answer`, as a field or a key.
@@ -35,7 +35,8 @@ def exact(episode: Episode, *, tag: str | None = None, right: float = 1., wrong:
   said = re.sub(r'<\|[^|<>]*\|>', '', episode.nodes[-1].text)
   if tag is not None:
     said = (re.findall(f'<{re.escape(tag)}>(.*?)</{re.escape(tag)}>', said, re.DOTALL) or [None])[-1]
-  hit = said is not None and normal(said) == normal(str(gold))
+  gold = str(gold)
+  hit = said is not None and (normal(said) == normal(gold) if normal(gold) else said.strip() == gold.strip())
   return {'task': [0.] * (len(episode.nodes) - 1) + [right if hit else wrong]}
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from rlx.learn.forward import forward
+from rlx.learn.forward import forward, temperatures
 from rlx.types import Batch
 
 
@@ -18,7 +18,7 @@ def score(batch: Batch, *, models, model: str = 'policy', into: str = '', head: 
     into: the log-probability goes to `stream[into]` (`'ref_logp'`, `'old_logp'`), and its entropy to `stream[into + '_entropy']`;
       '' for neither.
     head: a value head of that model: its values go to `stream['value/<head>']`; '' for none.
-    temperature: of the log-probabilities; that of sampling makes a ratio of 1.
+    temperature: of the log-probabilities; that of sampling makes a ratio of 1. Tokens of branches with one of their own keep that.
 
   Raises:
     KeyError: no such model.
@@ -26,7 +26,8 @@ def score(batch: Batch, *, models, model: str = 'policy', into: str = '', head: 
   if model not in models:
     raise KeyError(f"no model '{model}'; there are {sorted(models)}")
   m = models[model]
-  out = jax.lax.stop_gradient(forward(m.policy, m.params, batch, temperature=temperature, heads=(head,) if head else ()))
+  out = jax.lax.stop_gradient(forward(m.policy, m.params, batch, temperature=temperatures(batch.tokens, temperature),
+                                      heads=(head,) if head else ()))
   streams = dict(batch.tokens.stream)
   if into:
     streams |= {into: out.logp, f'{into}_entropy': out.entropy}

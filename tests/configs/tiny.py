@@ -4,7 +4,7 @@ import random
 from typing import NamedTuple
 
 from configs import base
-from rlx.types import Obs, Step, Task
+from rlx.types import Obs, Stateful, Step, Task
 
 
 class Sums(NamedTuple):
@@ -41,6 +41,20 @@ class Sums(NamedTuple):
 
 def sums(*, seed: int = 0) -> Sums:
   return Sums(seed)
+
+
+def novel() -> Stateful:
+  """A reward with a memory: what has been said most often pays least."""
+  def update(seen, episode):
+    pays = []
+    for n in episode.nodes:
+      seen = {**seen, n.text: seen.get(n.text, 0) + 1}
+      pays.append(1. / seen[n.text])
+    return seen, dict(novel=pays)
+  return Stateful(dict, update)
+
+
+novel.writes = ('reward/novel',)
 
 
 def get_config():

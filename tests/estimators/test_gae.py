@@ -80,3 +80,13 @@ def test_twin(seed, pack, mode):
   np.testing.assert_allclose(answer.adv, adv, rtol=1e-4, atol=1e-5)
   live = mask & (target != 0)
   np.testing.assert_allclose(answer.target[mode.get('head', 'value')][live], target[live], rtol=1e-4, atol=1e-5)
+
+
+def test_an_episode_without_a_verdict_teaches_the_critic_nothing():
+  b = toy.batch([-1, -1, -1], task=[1, 0, 5], judged=dict(task=[True, False, True]), end=[1, 1, 3], n_tokens=2,
+                stream={'value/value': [.7, .4, .3]})
+  got = gae(b, whiten=False)
+  at = [np.asarray(b.tokens.mask & (b.tokens.node == i)) for i in range(3)]
+  for where, target, adv in zip(at, (1., .4, 0.), (.3, 0., 0.), strict=True):
+    np.testing.assert_allclose(np.asarray(got.target['value'])[where], target, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(got.adv)[where], adv, atol=1e-6)

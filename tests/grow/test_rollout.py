@@ -20,7 +20,7 @@ from rlx.explorers.flat import flat
 from rlx.grow import engine as engines
 from rlx.grow import forest, rollout
 from rlx.learn import rows
-from rlx.types import Expand, Explorer, Obs, Score, Step
+from rlx.types import Expand, Explorer, Obs, Probe, Score, Step
 from tests.grow import game
 from tests.grow.game import Game, grow, scripted
 
@@ -71,6 +71,17 @@ def test_a_branch_at_a_temperature_of_its_own_says_so():
         np.testing.assert_allclose(n.logp[start:], by_hand[start - len(n.ids):], atol=1e-4)
   with pytest.raises(ValueError, match='a temperature of its own: mark its factory'):
     grow(n=1, explorer=scripted([Expand(sampling=dict(temperature=.5))]), streams=())
+
+
+@pytest.mark.parametrize('cut', [dict(top_k=2), dict(top_p=.5), dict(min_p=.1)])
+def test_a_branch_that_truncates_says_so(cut):
+  """An explorer that was to write no such numbers is stopped, unless the run truncates anyway."""
+  explorer, name = scripted([Expand(sampling=cut)]), next(iter(cut))
+  with pytest.raises(ValueError, match=f'samples with a {name} of its own: mark its factory.*sampler_logp'):
+    grow(n=1, explorer=explorer, streams=())
+  for kw in (dict(streams=('sampler_logp',)), dict(streams=(), sampling=dict(temperature=1., top_k=3)), {}):
+    g, = grow(n=1, explorer=explorer, **kw)
+    assert any((n.stream['sampler_logp'] > n.logp + 1e-3).any() for n in g.nodes)
 
 
 def test_truncated_sampling_keeps_both_log_probabilities():
@@ -393,6 +404,23 @@ def test_what_an_environment_pays_an_episode_that_ran_out_of_room():
     assert b.reward['task'] == a.reward['task'] + extra and b.metrics.get('cut', 0.) == (i in (4, 5))
 
 
+@pytest.mark.parametrize('slots', [1, 2])
+def test_a_step_ends_only_when_no_branch_waits_behind_it(slots):
+  """The forced text has no room behind step 0, the plain branch has; in one slot it is still in line when the other is cut off."""
+  paid = []
+  def reward(episode):
+    paid.append(list(episode.steps))
+    return {'extra': [0.] * len(episode.steps)}
+  def run(*wishes):
+    e = game.engine(NEVER, slots=slots, width=26, buckets=())
+    return grow(e, n=1, env=Game(turns=2), rewards=(reward,), explorer=scripted([Expand(limit=1)], list(wishes)))[0]
+  blocked = Expand(node=0, suffix='abababababab ')
+  g = run(blocked, Expand(node=0, limit=1))
+  assert shape(g) == ([-1, 0], [0, 1]) and g.metrics == {'full': 1.} and paid == [[0, 1]]
+  g = run(blocked, blocked)
+  assert shape(g) == ([-1], [2]) and g.metrics == {'full': 2.} and paid[1:] == [[0]], 'the last of them ends it, once'
+
+
 def test_on_full_window():
   """At turn 3 action 0 goes (34 + 8 is still too much), then turn 1: prompt, obs 2, action 2, obs 3: 23 ids; one turn more each time."""
   paid = []
@@ -409,6 +437,19 @@ def test_on_full_window():
       assert e.nodes[i].context == [*prompt, *eight, *e.nodes[i - 1].ids, *eight], 'the first observation is never cut'
   assert g.metrics == {'windowed': 2 * (2 + 1 + 1)}
   assert game.gap([g])[0] < 1e-4
+
+
+def test_a_probe_sees_what_the_next_turn_sees(monkeypatch):
+  """One id would fit behind much more than a turn of 8 does; one that does not fit even so drops more."""
+  seen, score = [], engines.score
+  monkeypatch.setattr(engines, 'score', lambda e, contexts, tails: seen.append(contexts) or score(e, contexts, tails))
+  probe = lambda suffix: lambda view: [Probe(node=i, name='p', suffix=suffix) for i, n in enumerate(view.nodes) if not n.end]
+  grown = lambda suffix: grow(game.engine(NEVER, width=40, on_full='window'), n=1, env=Game(turns=6, words=LONG.words),
+                              explorer=flat(width=1), probes=(probe(suffix),))[0]
+  g = grown('a')
+  assert seen.pop() == [walk.ids_before(g.nodes, i) for i in range(1, 6)] and len(g.nodes) == 6
+  grown('<' * 10)
+  assert [len(c) for c in seen.pop()] == [20, 23, 23, 23, 23]
 
 
 def test_on_full_error():
@@ -445,6 +486,26 @@ def test_max_steps_cuts_an_episode_off():
   assert shape(g) == ([-1, -1, 0, 1], [0, 0, 2, 2]) and paid == [2, 2]
   g, = grow(n=1, max_steps=3)
   assert shape(g)[1] == [0, 0, 0, 0, 1, 1], 'an end of the environment comes first'
+
+
+def test_what_an_environment_pays_an_episode_that_max_steps_cut_off():
+  class Strict(Game):
+    def cut(self, state):
+      assert state[1] == 2, 'the state behind the last action'
+      return Step('', {'task': -.25}, 2, metrics={'cut': 1.})
+  class Broken(Game):
+    def cut(self, state):
+      raise OSError('gone')
+  (plain,), (paid,), (whole,) = (grow(n=1, env=env(turns=3), max_steps=m) for env, m in ((Game, 2), (Strict, 2), (Strict, 3)))
+  for a, b in zip(plain.nodes, paid.nodes, strict=True):
+    assert b.reward['task'] == a.reward['task'] - .25 * (b.end == 2) and b.metrics.get('cut', 0.) == (b.end == 2)
+  assert shape(whole)[1] == [0, 0, 0, 0, 1, 1], 'an end of its own is not cut'
+  judged = []
+  def reward(episode):
+    judged.append(episode)
+    return {}
+  broken, = grow(n=1, env=Broken(turns=3), max_steps=2, rewards=(reward,))
+  assert shape(broken) == ([-1, -1, 0, 1], [0, 0, 3, 3]) and broken.metrics == {'env_errors': 2.} and not judged
 
 
 # ---- rewards ---------------------------------------------------------------------------------------------------------
@@ -573,7 +634,17 @@ def one_short(episodes):
 one_short.grain = 'group'
 
 
+def endless(episode):
+  return {'x': [None, 0., float('inf')]}
+
+
+async def nan_late(episode):
+  return {'x': [float('nan')] * 3}
+
+
 @pytest.mark.parametrize('reward, message', [
+    (endless, "'endless' gave inf on 'x' for step .: a verdict is a finite number, or None"),
+    (nan_late, "'nan_late' gave nan on 'x' for step .: a verdict is a finite number, or None"),
     (wrong_length, "'wrong_length' gave 1 numbers on 'x' for 3 steps"),
     (wrong_length_late, "'wrong_length_late' gave 1 numbers on 'x' for 3 steps"),
     (a_number, "'a_number' gave 1.0: it returns a dict from channels to one number a step"),
@@ -646,6 +717,32 @@ def test_where_everything_fails_the_first_error_is_quoted(env, error):
 def test_one_failure_among_abandoned_paths_is_not_the_end():
   groups = grow(n=2, env=Fragile(resets=('train0',)), explorer=scripted([Expand(limit=1)]))
   assert groups[0].metrics == {'failed_resets': 1.} and shape(groups[1]) == ([-1], [0])
+
+
+def test_a_rollout_that_is_left_early_leaves_no_slot_busy():
+  class Interrupted(Game):
+    def step(self, state, action):
+      if state[1] == 1:
+        raise KeyboardInterrupt
+      return super().step(state, action)
+  def bug(episode):
+    raise ZeroDivisionError
+  pool = {'policy': game.engine(slots=4, buckets=()), 'friend': game.engine(seed=1, slots=4, buckets=())}
+  pool['friend'].busy[2] = True                     # somebody else's
+  explorer = scripted([Expand(width=2), Expand(width=2, by='friend')])
+  for error, kw in ((KeyboardInterrupt, dict(env=Interrupted())), (ZeroDivisionError, dict(rewards=(bug,)))):
+    with pytest.raises(error):
+      grow(pool, n=1, explorer=explorer, **kw)
+    assert [e.busy.tolist() for e in pool.values()] == [[False] * 4, [False, False, True, False]]
+  class Uneven(Game):
+    def step(self, state, action):
+      state, step = super().step(state, action)
+      return state, step._replace(end=1) if state[0] == 'ab' else step
+  run = rollout.rollout(pool, Game().tasks('x')[:3], plan=game.plan(env=Uneven(), explorer=flat(width=2)), key=game.KEY)
+  next(run)
+  assert pool['policy'].busy.sum() == 2, 'the second prompt is still being grown'
+  run.close()
+  assert not pool['policy'].busy.any() and len(grow(pool, n=2)) == 2
 
 
 def test_a_bug_of_the_explorer_is_not_blamed_on_the_environment():

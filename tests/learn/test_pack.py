@@ -165,6 +165,14 @@ def test_prompts_that_no_bucket_holds():
     pack(lines(*[8] * 5, each=5), rows=rows.paths, buckets=(Bucket(4, 8, 9, 9),))
 
 
+def test_a_shared_step_is_trained_where_its_owner_is_too_long():
+  """0 - 1 (too long) and 0 - 2: step 0 is trained in the second row, once."""
+  fork = group([step(-1, [1, 2]), step(0, range(20), end=1), step(0, [5], end=1), step(0, [6, 7], end=1)])
+  made, = pack([fork], rows=rows.paths, buckets=(Bucket(3, 10, 8, 8),))
+  t = made.batch.tokens
+  assert made.dropped == 1 and np.bincount(t.node[t.mask], minlength=4).tolist() == [2, 0, 1, 2]
+
+
 def test_rows_of_one_prompt_only():
   groups = lines(2, 2, 2, 2, 2, 2, each=3)
   mixed, = pack(groups, rows=rows.paths, buckets=(Bucket(4, 8, 9, 9),))

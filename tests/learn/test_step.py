@@ -194,6 +194,19 @@ def test_a_learners_work():
   assert steps.compiles(fns) == 2 * compiled
 
 
+@pytest.mark.parametrize(('average', 'rows_seen'), [('token_mean', 4), ('original_tokens', 8)])
+def test_rows_whose_dropped_tokens_count_are_not_left_out(average, rows_seen):
+  """Half of the rows have no kept token: they leave the work, but not the denominator of `original_tokens`."""
+  def every_other(batch, keep):
+    return keep & (batch.nodes.group[jnp.maximum(batch.tokens.node, 0)] % 2 == 0)
+  one = learner(minibatch=8, selector=(every_other,), average=average)
+  fns, models = made(one)
+  seen, real = [], fns.update['policy', BUCKETS[1]]
+  fns.update['policy', BUCKETS[1]] = lambda st, batch, credits, at, *rest: seen.append(int((at >= 0).sum())) or real(st, batch, credits, at, *rest)
+  go(fns, one, state.create(models['policy'].params, one.tx, one.tracks), packed(prompts(4), BUCKETS[1]))
+  assert seen == [rows_seen]
+
+
 def test_a_run_can_be_repeated():
   """The same key and batch give the same parameters, another key another order of minibatches."""
   one = learner(minibatch=2)

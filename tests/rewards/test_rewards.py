@@ -74,6 +74,7 @@ def test_format():
 @pytest.mark.parametrize('said, gold, tag, right', [
     ('Paris', 'paris', None, True), ('  New   York. ', 'new york', None, True), ('"Rome"!', 'Rome', None, True),
     ('42<|im_end|>', 42, None, True),
+    ('', '?', None, False), ('...', '!', None, False), (' ?<|im_end|>', '?', None, True), ('', '', None, True),
     ('4 2', '42', None, False), ('.5', '5', None, False), ('-5', '5', None, False), ('it is Paris', 'Paris', None, False),
     ('I think <answer> Paris </answer>', 'Paris', 'answer', True),
     ('<answer>Rome</answer> no <answer>Paris</answer>', 'Paris', 'answer', True),

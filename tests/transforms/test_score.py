@@ -69,3 +69,11 @@ def test_its_temperature_is_traced():
   for t in (.5, 2.):
     close(run(B, dict(temperature=np.float32(t))), said('policy', temperature=t).logp)
   assert run._cache_size() == 1
+
+
+def test_tokens_with_a_temperature_of_their_own_keep_it():
+  own = jnp.where(jnp.arange(B.tokens.ids.shape[1])[None] % 2 == 0, jnp.float32(.5), 0.) * jnp.ones(B.tokens.ids.shape, jnp.float32)
+  b = dataclasses.replace(B, tokens=dataclasses.replace(B.tokens, stream=dict(temperature=own)))
+  got = score(b, models=MODELS, into='old_logp', temperature=1.).tokens.stream['old_logp']
+  close(got, said('policy', temperature=jnp.where(own > 0, own, 1.)).logp)
+  assert np.abs(np.asarray(got - said('policy').logp)).max() > .01
