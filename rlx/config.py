@@ -63,7 +63,8 @@ class Bound(NamedTuple):
 def schedule(spec: Mapping[str, Any]) -> Callable:
   """`dict(schedule='linear' | 'cosine' | 'warmup_cosine' | 'constant', ...)` -> a function of the step, host or traced.
 
-  The step is the run's, over all phases, for methods, and the number of the phase's updates for optimizers. linear, cosine: `start`, `end`, `steps`; warmup_cosine: `peak`, `warmup`, `steps`, `end`; constant: `value`.
+  linear, cosine: `start`, `end`, `steps`; warmup_cosine: `peak`, `warmup`, `steps`, `end`; constant: `value`. The step is the
+  run's, over all phases, for methods, and the number of the phase's updates for optimizers.
   """
   spec = dict(spec)
   kind = spec.pop('schedule')

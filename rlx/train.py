@@ -112,13 +112,13 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
         clock.clear()
         clock.update(saving)
         saving.clear()
-        drawn = {n: (e.read, e.drawn) for n, e in pool.items()}
+        drawn = sum(e.drawn for e in pool.values())
 
         # ---- grow and pack ---------------------------------------------------------------------------------------
         stages('grow')
         groups, packed, clock['pack'] = ahead() if ahead else fetch()
         ahead = None
-        sampled = sum(e.drawn - drawn[n][1] for n, e in pool.items())
+        sampled = sum(e.drawn for e in pool.values()) - drawn
         course.taken += len(groups)
         course.drawn = phase.curriculum.update(course.drawn, groups)
         seen = summary.summarise(groups, score=getattr(world.env, 'score', None))

@@ -359,10 +359,10 @@ def truncates(how) -> bool:
 def _settings(how, size):
   """(`sampling.Sampling` of `size` rows, whether any truncates) from each row's keywords."""
   columns = {k: np.full(size, fill, dtype) for k, (fill, dtype) in SETTINGS.items()}
-  for k in {k for h in {id(h): h for h in how}.values() for k in h}:
+  distinct = {id(h): h for h in how}.values()
+  for k in {k for h in distinct for k in h}:
     columns[k][:len(how)] = [h.get(k, SETTINGS[k][0]) for h in how]
-  truncates = (columns['top_k'] > 0) | (columns['top_p'] < 1) | (columns['min_p'] > 0)
-  return sampling.Sampling(**columns), bool(truncates.any())
+  return sampling.Sampling(**columns), any(map(truncates, distinct))
 
 
 def _stop_at(tok, request, ids, strings):

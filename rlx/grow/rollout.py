@@ -227,13 +227,13 @@ def _refuse(prompt, wish, plan, pool):
     raise ValueError(f"the explorer lets '{wish.by}' speak; there are {sorted(pool)}.")
   if unknown := set(wish.sampling or ()) - set(engines.SETTINGS):
     raise ValueError(f"the explorer sets '{sorted(unknown)[0]}' for sampling; there are {sorted(engines.SETTINGS)}.")
-  if 'temperature' in (wish.sampling or ()) and plan.streams is not None and 'temperature' not in plan.streams:
+  own, declared = wish.sampling or {}, lambda stream: plan.streams is None or stream in plan.streams
+  if 'temperature' in own and not declared('temperature'):
     raise ValueError("the explorer samples at a temperature of its own: mark its factory `writes = ('stream/temperature',)`, so that "
                      'the tokens are trained at the temperature they were drawn at.')
   # where the run's own sampling truncates, the config has declared the column
-  if engines.truncates(wish.sampling or {}) and not engines.truncates(plan.sampling) and 'sampler_logp' not in (
-      plan.streams if plan.streams is not None else ('sampler_logp',)):
-    cuts = sorted({'top_k', 'top_p', 'min_p'} & set(wish.sampling))
+  if engines.truncates(own) and not engines.truncates(plan.sampling) and not declared('sampler_logp'):
+    cuts = sorted({'top_k', 'top_p', 'min_p'} & set(own))
     raise ValueError(f"the explorer samples with a {cuts[0]} of its own: mark its factory `writes = ('stream/sampler_logp',)`, so "
                      'that the tokens are trained with the probabilities they were drawn with.')
   if wish.limit is not None and wish.limit < 1:

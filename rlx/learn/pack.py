@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rlx import walk
 from rlx.types import Batch, Group, Nodes, Row, Tokens
 
 
@@ -123,7 +124,8 @@ def _most(items, at, buckets, unit):
 
 def _choose(items, buckets, unit):
   """(bucket, places) of the smallest bucket that holds them all, None if there is none."""
-  owner = dict(row=lambda i, item, row: 0, group=lambda i, item, row: i, path=lambda i, item, row: (i, _root(item.group.nodes, row)))[unit]
+  owner = dict(row=lambda i, item, row: 0, group=lambda i, item, row: i,
+               path=lambda i, item, row: (i, walk.path(item.group.nodes, row.nodes[0])[0]))[unit]
   sizes = [(*size, owner(i, item, row)) if size else None
            for i, item in enumerate(items) for row, size in zip(item.rows, item.sizes, strict=True)]
   nodes = sum(len(item.group.nodes) for item in items)
@@ -133,14 +135,6 @@ def _choose(items, buckets, unit):
       if places is not None:
         return bucket, places
   return None
-
-
-def _root(nodes, row):
-  """The first step of a row's path."""
-  i = row.nodes[0]
-  while nodes[i].parent >= 0:
-    i = nodes[i].parent
-  return i
 
 
 def _place(sizes, bucket):

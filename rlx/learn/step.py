@@ -97,7 +97,8 @@ def minibatches(alive: np.ndarray, groups: np.ndarray, *, size: int, unit: str, 
     units = [rows[groups[rows] == g] for g in draw.permutation(np.unique(groups[rows]))]
     most = max(map(len, units))
     if most > size:
-      raise ValueError(f"a {dict(path='path', group='prompt')[unit]}, with those it shares rows with, has {most} rows, a minibatch {size}: raise minibatch, "
+      what = dict(path='path', group='prompt')[unit]
+      raise ValueError(f"a {what}, with those it shares rows with, has {most} rows, a minibatch {size}: raise minibatch, "
                        "or set unit='row'.")
     units.sort(key=len, reverse=True)
     count = -(-len(rows) // size)
