@@ -14,6 +14,7 @@ from rlx.config import ConfigError
 from rlx.learn import mesh as meshes
 from rlx.learn import objective
 from rlx.learn.pack import Bucket
+from rlx.learn.partition import trained
 from rlx.types import Batch, Model, Nodes, Tokens
 
 SHAPE = jax.ShapeDtypeStruct
@@ -61,6 +62,8 @@ def check(c: ml_collections.ConfigDict, env: Any, phases: Sequence[assemble.Phas
   size = int(dict(c.tokenizer).get('size', 512)) if c.tokenizer is not None and not isinstance(c.tokenizer, str) else 512
   policies = {n: assemble.policies(c, n, s, _vocab(c, s, size)) for n, s in c.models.items()}
   wanted, lines = assemble.heads(c), []
+  if idle := sorted(set(c.heads) - {h for names in wanted.values() for h in names}):
+    raise ConfigError(f"c.heads names '{idle[0]}', which no loss and no transform reads; they read {sorted({h for v in wanted.values() for h in v})}.")
   original = lambda n: c.models[n]['copy'] if assemble.copies(c.models[n]) else n
   abstract = {n: jax.eval_shape(lambda k, n=n, p=p: assemble.with_heads(p.init(k), p, wanted.get(original(n), ()), k), jax.random.key(0))
               for n, p in policies.items()}
@@ -73,7 +76,7 @@ def check(c: ml_collections.ConfigDict, env: Any, phases: Sequence[assemble.Phas
     bucket = phase.buckets[-1]
     batch = abstract_batch(bucket, assemble.columns(phase))
     jax.eval_shape(lambda batch, phase=phase: _trace(phase, policies, abstract, batch), batch)
-    lines.append(_line(phase, abstract, bucket))
+    lines.append(_line(phase, policies, abstract, bucket))
   return '\n'.join(lines)
 
 
@@ -153,12 +156,15 @@ def abstract_batch(b: Bucket, columns: dict) -> Batch:
   return Batch(nodes=nodes, tokens=tokens, prompt=table('prompt', (b.prompts,), f))
 
 
-def _line(phase, params, bucket):
+def _line(phase, policies, params, bucket):
   parts = []
   for learner in phase.learners:
-    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params[learner.model]))
-    count = sum(x.size for x in jax.tree.leaves(params[learner.model]))
-    parts.append(f"{learner.name} trains '{learner.model}' ({count:,} parameters, {4 * size / 2**20:.1f} MiB with gradients and moments)")
+    every = params[learner.model]
+    own = trained(policies[learner.model], every)
+    count, of = (sum(x.size for x in jax.tree.leaves(p)) for p in (own, every))
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((every, own, own, own)))
+    what = f'{of:,} parameters' if count == of else f'{count:,} of {of:,} parameters'
+    parts.append(f"{learner.name} trains '{learner.model}' ({what}, {size / 2**20:.1f} MiB with gradients and moments)")
   c = phase.config
   policy = phase.config.models.policy
   width = lambda k, d: int(policy.get(k, d) or d) if hasattr(policy, 'get') else d

@@ -67,13 +67,13 @@ def load(workdir: str, step: Any = None) -> Session:
     c = ml_collections.ConfigDict(tuples(json.load(f)), type_safe=False)
   env = assemble.environment(c)
   tok = assemble.tokenizer(c, env, workdir)
-  models = assemble.models(c, tok, meshes.create(**c.mesh), assemble.heads(c))
+  models = courses.rebase(assemble.models(c, tok, meshes.create(**c.mesh), assemble.heads(c)), workdir)
   meta = courses.kept(folder, newest)
   made = [assemble.phase(one, env) for one in assemble.phases(c)]
   at = made[min(meta['course']['phase'], len(made) - 1)]
   world = assemble.World(env, tok, models, None)
   saved = checkpoint.restore(folder, courses.first_states(at, world), step=newest)[0]
-  params = {**saved['frozen'], **{l.model: saved['states'][l.name].params for l in at.learners}}
+  params = courses.parameters(saved, at, courses.bases(at, world))
   models = {n: m._replace(params=params[n]) for n, m in models.items()}
   pool = assemble.engines(c, models)
   return Session(c, world._replace(models=models), made[-1].plan, pool, newest)

@@ -82,6 +82,7 @@ class Engine:
   ready: np.ndarray                 # [B]    behind how many of them its next logits stand
   busy: np.ndarray                  # [B]    bool
   used: np.ndarray                  # [B]    when last
+  params: Any = None                # the model's as the sampler reads them; None: made when it next does
   clock: int = 0
   read: int = 0                     # ids read, padding not counted
   drawn: int = 0
@@ -101,7 +102,7 @@ def create(model: Model, limits: Limits, stop: Stop) -> Engine:
 
 def refresh(engine: Engine, params) -> None:
   """New parameters: what was read with the old ones is forgotten, and which slot was used when."""
-  engine.model = engine.model._replace(params=params)
+  engine.model, engine.params = engine.model._replace(params=params), None
   engine.length[:] = 0
   engine.ready[:] = -1
   engine.busy[:] = False
@@ -278,7 +279,7 @@ def _read(engine, slots, want, size, score=False):
     ids = np.zeros((b, len(place)), np.int32)
     i, j = np.nonzero(place < count[:, None])
     ids[i, j] = want[rows[i], start[i] + j]
-    engine.slots, logp = engine.sampler.extend(engine.model.params, _current(engine), index, ids, count, score=score)
+    engine.slots, logp = engine.sampler.extend(_params(engine), _current(engine), index, ids, count, score=score)
     if score:
       for row, values, c in zip(rows, np.asarray(logp), count):
         scores[row].append(values[:c])
@@ -291,6 +292,12 @@ def _note(engine, slots, at, ids, count):
   """Notes what slots have read: `count` [n] of ids `[n, m]`, from position `at` [n] on."""
   i, j = np.nonzero(np.arange(ids.shape[1]) < count[:, None])
   engine.known[slots[i], at[i] + j] = ids[i, j]
+
+
+def _params(engine):
+  if engine.params is None:
+    engine.params = engine.sampler.prepare(engine.model.params)
+  return engine.params
 
 
 def _current(engine):
@@ -323,7 +330,7 @@ def _draw(engine, slots, requests):
     index[:n], draw_keys[:n] = at, [requests[i].key for i in todo]
     room[:n] = [min(requests[i].room - len(ids[i]), step) for i in todo]
     columns, truncated = _settings([requests[i].sampling for i in todo], b)
-    engine.slots, out = engine.sampler.decode(engine.model.params, _current(engine), index, room > 0, room, draw_keys, columns,
+    engine.slots, out = engine.sampler.decode(_params(engine), _current(engine), index, room > 0, room, draw_keys, columns,
                                               truncated=truncated)
     out = jax.device_get(out)
     start, count = engine.length[at], out.count[:n]

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlx.models.lora import merged
 from rlx.models.transformer import Cache, split
 from rlx.types import Array, Policy, struct
 
@@ -57,6 +58,7 @@ class Sampler(NamedTuple):
   extend: Callable   # (params, slots, rows, ids, count, *, score=False, width=None) -> (Slots, logp)
   decode: Callable   # (params, slots, rows, active, room, keys, sampling, *, truncated=False, width=None) -> (Slots, Drawn)
   fork: Callable     # (slots, source, length) -> Slots
+  prepare: Callable  # params -> params for the functions above, once for all calls: adapters merged, in the policy's dtype
 
 
 def make(policy: Policy, *, limit: int, stop_ids: Sequence[int]) -> Sampler:
@@ -66,7 +68,7 @@ def make(policy: Policy, *, limit: int, stop_ids: Sequence[int]) -> Sampler:
       functools.partial(empty, policy),
       jit(functools.partial(extend, policy), 'score', 'width'),
       jit(functools.partial(decode, policy, limit=limit, stop_ids=tuple(stop_ids)), 'truncated', 'width'),
-      jit(fork))
+      jit(fork), functools.partial(merged, dtype=policy.config.dtype))
 
 
 def settings(rows: int, *, temperature: float = 1., top_k: int = 0, top_p: float = 1., min_p: float = 0.) -> Sampling:

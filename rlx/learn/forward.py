@@ -101,7 +101,7 @@ def forward(policy: Policy, params: Any, batch: Batch | Tokens, *, temperature=1
     x = jnp.take_along_axis(x, jnp.minimum(slot, size - 1), axis=1)
     return jnp.where(asked, jnp.where(slot < size, x, jnp.nan), 0)
   return Out(logp=back(logp), entropy=back(entropy),
-             value={name: back(value_head().apply(params['heads'][name], hidden)) for name in heads},
+             value={name: back(policy.heads.get(name, value_head()).apply(params['heads'][name], hidden)) for name in heads},
              extra=jax.tree.map(back, values[0] if values else {}))
 
 
