@@ -356,5 +356,5 @@ def _norm(c, x, w):
 def _dense(c, x, w):
   y = x @ w['kernel'].astype(c.dtype)
   if 'lora_a' in w:
-    y = y + (x @ w['lora_a'].astype(c.dtype)) @ w['lora_b'].astype(c.dtype) * w['lora_scale'].astype(c.dtype)
+    y = y + (x @ w['lora_a'].astype(c.dtype) * w['lora_scale'].astype(c.dtype)) @ w['lora_b'].astype(c.dtype)
   return y + w['bias'].astype(c.dtype)[None, None] if 'bias' in w else y
