@@ -129,7 +129,7 @@ def test_dropped_thoughts_start_rows_and_are_trained_once():
     for i, n in enumerate(g.nodes):
       assert n.text.startswith(suffix) and n.sampled.tolist() == [False] * forced + [True] * (len(n.ids) - forced)
       text, ids = shown(talk.source('qwen3'), g, i)
-      assert own.decode(ids) == text and '<think>' not in text
+      assert own.decode(ids) == text and '<think>\nab' not in text
     rewritten = own.decode(g.nodes[1].context)
     assert f"assistant\n{g.nodes[0].text.split('</think>')[-1].lstrip(chr(10))}<" in rewritten
   t = packed(groups)
