@@ -203,6 +203,16 @@ def test_thoughts_are_dropped_by_a_new_message_of_the_user(role, rows):
   assert begun[2] == whole('qwen3', chat(history(*'qaoap'), TASK, observation_role=role), said, own)
 
 
+@pytest.mark.parametrize('role', ['user', 'tool'])
+def test_an_empty_thought_of_the_template_is_taken_back(role):
+  """Qwen3 without thinking: written before the action, and not in the history; a row a turn, whoever answers."""
+  own = talk.tok('qwen3')
+  said = [own.encode('ab') + own.ends] * 2
+  a, b, c = (toks.render(chat(history(*'qaoap'[:n]), TASK, observation_role=role, thinking=False), said[:n // 2], own) for n in (1, 3, 5))
+  assert b[:len(a) + 3] != [*a, *said[0]] and c[:len(b) + 3] != [*b, *said[0]]
+  assert [own.decode(x).count('<think>') for x in (a, b, c)] == [1, 1, 1]
+
+
 @pytest.mark.parametrize('thinking, end', [(True, 'assistant\n'), (None, 'assistant\n'), (False, '<think>\n\n</think>\n\n')])
 def test_a_switch_for_thoughts(thinking, end):
   own = talk.tok('qwen3')

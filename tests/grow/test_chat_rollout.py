@@ -140,13 +140,16 @@ def test_dropped_thoughts_start_rows_and_are_trained_once():
 
 @pytest.mark.parametrize('explorer', ['flat', 'forks'])
 def test_slots_and_what_is_remembered_do_not_matter(explorer):
-  forks = game.scripted([Expand()], [Expand(node=0, at=1, width=2), Expand(node=1, suffix='ab')])
-  explorer = dict(flat=flat(width=3), forks=forks)[explorer]
+  forks = game.scripted([Expand()], [Expand(node=0, at=1, width=4), Expand(node=1, suffix='ab', width=4)])
+  forked, explorer = explorer == 'forks', dict(flat=flat(width=3), forks=forks)[explorer]
   trees = []
   for slots in (4, 16):
     own = talk.tok(TRIMS, small=True)
     trees.append(grow(own, n=5, pool=talk.engine(own, slots=slots, buckets=()), explorer=explorer))
   game.assert_same(*trees)
+  begun = [n for g in trees[0] for n in g.nodes if n.stem or not n.sampled.all()]
+  assert bool(begun) == any(n.ids[-1] == END for n in begun) == forked
+  assert all(n.text == own.decode([x for x in n.ids if x != END]) for g in trees[1] for n in g.nodes)
 
 
 def test_a_window_of_a_conversation():
