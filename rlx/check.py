@@ -88,8 +88,8 @@ def _vocab(c, spec, size):
 def files(c: ml_collections.ConfigDict) -> None:
   """Files, folders and devices that the config names must be there."""
   spec = c.tokenizer
-  path = spec.get('path') if hasattr(spec, 'get') else None
-  if path and spec['name'] == 'file' and not os.path.isfile(path):
+  path = spec.get('path') if hasattr(spec, 'get') and spec.get('name') == 'file' else None
+  if path and not os.path.isfile(path):
     raise ConfigError(f"tokenizer file '{path}' does not exist: give c.tokenizer.path an existing tokenizer.json.")
   try:
     meshes.create(**c.mesh)

@@ -133,8 +133,8 @@ def pretrained(*, path: str, template: str | None = 'own', date: str | None = No
     date: the day a template is told, as '2024-07-26' (which is the default): a run must not depend on the day it is started.
 
   Raises:
-    FileNotFoundError: no such folder, or file of a template.
-    ValueError: a file that cannot be read, a template that cannot be compiled.
+    FileNotFoundError: no such file of a template.
+    ValueError: a folder without a tokenizer, a file that cannot be read, a template that cannot be compiled.
   """
   files = _files(path)
   config = files['config']
@@ -181,7 +181,7 @@ def _files(path):
       return f.read()
   text = read('tokenizer.json')
   if text is None:
-    raise FileNotFoundError(f"'{path}' holds no tokenizer.json: give the folder of a pretrained model.")
+    raise ValueError(f"'{path}' has no tokenizer.json: give the folder of a pretrained model.")
   return dict(tokenizer=text, config=json.loads(read('tokenizer_config.json') or '{}'), template=read('chat_template.jinja'))
 
 

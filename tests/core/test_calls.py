@@ -37,16 +37,20 @@ def test_a_call_without_tags():
 
 
 @pytest.mark.parametrize('body, error', [
-    ('', 'is not JSON'), ('f(1)', 'is not JSON'), ("{'name': 'f', 'arguments': {}}", 'is not JSON'), ('[]', "must be an object with the keys 'name'"),
+    ('', 'is not JSON'), ('f(1)', 'is not JSON'), ("{'name': 'f', 'arguments': {}}", 'is not JSON'),
+    ('[]', "must be an object with the keys 'name'"),
     ('{"name": "f"}', 'must be an object with the keys'), ('{"name": "f", "arguments": {}, "more": 1}', 'must be an object with the keys'),
     ('{"name": "f", "arguments": {}, "parameters": {}}', 'must be an object with the keys'),
     ('{"name": 5, "arguments": {}}', "'name' must be"), ('{"name": "__import__(1)", "arguments": {}}', "'name' must be"),
     ('{"name": "f\\n", "arguments": {}}', "'name' must be"), (f'{{"name": "{"f" * 65}", "arguments": {{}}}}', "'name' must be"),
     ('{"name": "f", "arguments": "{}"}', "'arguments' must be an object"), ('{"name": "f", "arguments": null}', "'arguments' must be"),
-    ('{"name": "f", "name": "g", "arguments": {}}', 'a key stands twice'), ('{"name": "f", "arguments": {"x": 1, "x": 2}}', 'a key stands twice'),
-    ('{"name": "f", "arguments": {"x": NaN}}', 'NaN is no JSON number'), ('{"name": "f", "arguments": {"x": -Infinity}}', 'is no JSON number'),
+    ('{"name": "f", "name": "g", "arguments": {}}', 'a key stands twice'),
+    ('{"name": "f", "arguments": {"x": 1, "x": 2}}', 'a key stands twice'),
+    ('{"name": "f", "arguments": {"x": NaN}}', 'NaN is no JSON number'),
+    ('{"name": "f", "arguments": {"x": -Infinity}}', 'is no JSON number'),
     ('{"name": "f", "arguments": {"x": 1e999}}', 'is too large'), ('{"name": "f", "arguments": {"x": ' + '1' * 9999 + '}}', 'is not JSON'),
-    ('{"name": "f", "arguments": {"x": "\\ud800"}}', 'characters that do not exist'), ('{"name": "f", "arguments": {"\\udfff": 1}}', 'do not exist'),
+    ('{"name": "f", "arguments": {"x": "\\ud800"}}', 'characters that do not exist'),
+    ('{"name": "f", "arguments": {"\\udfff": 1}}', 'do not exist'),
     ('{"name": "f", "arguments": {"x": ' + '[' * 40 + ']' * 40 + '}}', 'nested more than 16 deep'), ('[' * 60000, 'nested more than 16'),
     ('{"x":' * 10000, 'nested more than 16'), ('"' + 'x' * 70000 + '"', 'more than 65536 characters'), (ONE + ONE, 'is not JSON'),
     ('<tool_call>' + ONE, 'is not JSON')])
@@ -65,7 +69,8 @@ def test_too_many_and_not_closed():
       calls(text)
 
 
-@pytest.mark.parametrize('body', ['"\\' * 32000, '\\"' * 32000, '"' * 65000, '[' * 65000, '[]' * 32000, '<tool_call>' * 5000, '{"a":' * 13000, '-' * 65000])
+@pytest.mark.parametrize('body', [
+    '"\\' * 32000, '\\"' * 32000, '"' * 65000, '[' * 65000, '[]' * 32000, '<tool_call>' * 5000, '{"a":' * 13000, '-' * 65000])
 def test_hostile_text_costs_no_more_than_its_length(body):
   began = time.process_time()
   for text in (tagged(body), '<tool_call>' * 100000, body * 10, '<think>' * 50000 + body):

@@ -102,7 +102,7 @@ def test_the_role_that_is_refused_is_named():
   own = talk.tok('alternating')
   assert own.decode(own.turn('q', True)) == '<bos><start_of_turn>user\nq<end_of_turn>\n<start_of_turn>model\n'
   turns = history('q', 'a', 'o', 'b', 'p')
-  with pytest.raises(ValueError, match=r"refuses message 2, of role 'user' \(the roles are user, user\): Conversation roles must alternate"):
+  with pytest.raises(ValueError, match=r"refuses message 2, of role 'user' \(the roles are user, user\): Conversation roles must"):
     toks.render(window(turns, TASK, k=1), [(), own.encode('b')], own)
   with pytest.raises(ValueError, match="refuses message 1, of role 'system'"):
     toks.render(chat(history('q'), TASK, system='s'), [], own)
@@ -115,7 +115,8 @@ def test_the_role_that_is_refused_is_named():
 # ---- the end of a turn ---------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('name, eos, ends', [
-    ('qwen2_5', '<|im_end|>', ['<|im_end|>']), ('qwen2_5', '<|endoftext|>', ['<|im_end|>', '<|endoftext|>']), ('llama3', None, ['<|eot_id|>']),
+    ('qwen2_5', '<|im_end|>', ['<|im_end|>']), ('qwen2_5', '<|endoftext|>', ['<|im_end|>', '<|endoftext|>']),
+    ('llama3', None, ['<|eot_id|>']),
     ('alternating', '<eos>', ['<end_of_turn>', '<eos>']), ('{{ messages }}', '<eos>', ['<eos>']),
     ("{{ raise_exception('no') }}", '<eos>', ['<eos>']), ('{% for m in messages %}{{ m.content }}\n{% endfor %}', None, [])])
 def test_what_ends_a_turn(name, eos, ends):
@@ -208,7 +209,8 @@ def test_an_empty_thought_of_the_template_is_taken_back(role):
   """Qwen3 without thinking: written before the action, and not in the history; a row a turn, whoever answers."""
   own = talk.tok('qwen3')
   said = [own.encode('ab') + own.ends] * 2
-  a, b, c = (toks.render(chat(history(*'qaoap'[:n]), TASK, observation_role=role, thinking=False), said[:n // 2], own) for n in (1, 3, 5))
+  context = lambda n: chat(history(*'qaoap'[:n]), TASK, observation_role=role, thinking=False)
+  a, b, c = (toks.render(context(n), said[:n // 2], own) for n in (1, 3, 5))
   assert b[:len(a) + 3] != [*a, *said[0]] and c[:len(b) + 3] != [*b, *said[0]]
   assert [own.decode(x).count('<think>') for x in (a, b, c)] == [1, 1, 1]
 
@@ -241,7 +243,8 @@ def test_messages_may_be_written():
   own = talk.tok('qwen2_5')
   parts = [Message('user', '1+1'), Message('assistant', '2'), 'q', Said(0), 'o']
   ids = toks.render(parts, [(9, 9)], own)
-  assert own.decode(ids) == show('qwen2_5')([('user', '1+1'), ('assistant', '2'), ('user', 'q'), ('assistant', own.decode([9, 9])), ('user', 'o')])
+  said = [('user', '1+1'), ('assistant', '2'), ('user', 'q'), ('assistant', own.decode([9, 9])), ('user', 'o')]
+  assert own.decode(ids) == show('qwen2_5')(said)
 
 
 def test_an_episode_is_rendered_once_a_turn():
@@ -301,7 +304,8 @@ def test_a_config_may_hold_the_template(tmp_path):
     toks.pretrained(path=talk.write(tmp_path / 'x', None, chat_template=both[:1]))
 
 
-@pytest.mark.parametrize('kw', [{}, dict(template=None), dict(date='2025-02-01'), dict(template='{{ strftime_now("%Y") }}{{ messages[0].content }}')])
+@pytest.mark.parametrize('kw', [
+    {}, dict(template=None), dict(date='2025-02-01'), dict(template='{{ strftime_now("%Y") }}{{ messages[0].content }}')])
 def test_a_saved_tokenizer_comes_back(tmp_path, kw):
   own = toks.pretrained(path=talk.write(tmp_path / 'a', 'llama3'), **kw)
   (tmp_path / 'b').mkdir()
@@ -313,7 +317,7 @@ def test_a_saved_tokenizer_comes_back(tmp_path, kw):
 
 
 def test_folders_that_are_none(tmp_path):
-  with pytest.raises(FileNotFoundError, match='holds no tokenizer.json'):
+  with pytest.raises(ValueError, match='has no tokenizer.json'):
     toks.pretrained(path=str(tmp_path))
   (tmp_path / 'tokenizer.json').write_text('[]')
   with pytest.raises(ValueError, match='the tokenizer of .* cannot be read'):
@@ -333,7 +337,8 @@ def test_a_file_that_truncates_does_not(tmp_path):
   inner.enable_padding(length=8)
   folder = talk.write(tmp_path)
   inner.save(str(tmp_path / 'tokenizer.json'))
-  assert len(toks.pretrained(path=folder).encode('z' * 30)) == 30 == len(toks.file(path=str(tmp_path / 'tokenizer.json')).encode('z' * 30))
+  for own in (toks.pretrained(path=folder), toks.file(path=str(tmp_path / 'tokenizer.json'))):
+    assert len(own.encode('z' * 30)) == 30
 
 
 def test_what_was_written_ends_its_turn():

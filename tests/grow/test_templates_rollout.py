@@ -26,8 +26,8 @@ from rlx.learn.forward import forward
 from rlx.types import Expand, Step, Task, Turn
 from tests.grow import game, talk
 
-TRIMS = ("{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + (m.content | trim if m.role == 'assistant' else m.content) + '<|im_end|>"
-         "\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+TRIMS = ("{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{{ m.content | trim if m.role == 'assistant' else m.content }}"
+         "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
 PLAIN = TRIMS.replace('m.content | trim', 'm.content')
 BUCKET = pack.Bucket(rows=40, width=160, nodes=192, prompts=16)
 END = talk.SPECIAL.index('<|im_end|>')
@@ -198,15 +198,16 @@ def test_a_demonstration_that_the_template_rewrites():
   assert [n.fresh for n in g.nodes] == [True] * 3
   t = packed([g])
   assert own.decode(t.ids[t.mask]) == 'ab2 <|im_end|>ab1 <|im_end|>ab0 <|im_end|>', 'longest row first'
-  assert own.decode(g.nodes[1].context) == ('<|im_start|>user\nab:<|im_end|>\n<|im_start|>assistant\nab0<|im_end|>\n<|im_start|>user\n0.<|im_end|>\n'
-                                            '<|im_start|>assistant\n')
+  assert own.decode(g.nodes[1].context) == (
+      '<|im_start|>user\nab:<|im_end|>\n<|im_start|>assistant\nab0<|im_end|>\n<|im_start|>user\n0.<|im_end|>\n<|im_start|>assistant\n')
 
 
 def test_a_file_in_the_context_of_the_run(tmp_path):
   own = talk.tok('qwen3', small=True)
   (tmp_path / 'a.jsonl').write_text(json.dumps(dict(prompt='ab', response='cd')))
   read = lambda **kw: next(sources.jsonl(path=str(tmp_path / 'a.jsonl'), tokenizer=own, **kw)).nodes[0]
-  assert own.decode(read().context) == '<|im_start|>user\nab<|im_end|>\n<|im_start|>assistant\n' and own.decode(read().ids) == 'cd<|im_end|>'
+  assert own.decode(read().context) == '<|im_start|>user\nab<|im_end|>\n<|im_start|>assistant\n'
+  assert own.decode(read().ids) == 'cd<|im_end|>'
   said = own.decode(read(context=functools.partial(chat, system='user', thinking=False)).context)
   assert said.startswith('<|im_start|>system\nuser<|im_end|>') and said.endswith('</think>\n\n')
 
@@ -251,8 +252,8 @@ def test_a_run_keeps_its_template(ran):
   finally:
     engines.speak = speak
   tok = s.world.tokenizer
-  assert tok.decode(asked[0].context) == ('<|im_start|>system\nAdd.<|im_end|>\n<|im_start|>user\n1 + 2 =<|im_end|>\n<|im_start|>assistant\n<think>\n\n'
-                                          '</think>\n\n')
+  assert tok.decode(asked[0].context) == (
+      '<|im_start|>system\nAdd.<|im_end|>\n<|im_start|>user\n1 + 2 =<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n')
   assert '<|im_end|>' not in said and s.pool['policy'].stop.ids == tok.ends
   again = assemble.tokenizer(s.config, s.plan.env, str(root / 'run'))
   assert again.turn('a', True) == tok.turn('a', True)
@@ -270,7 +271,7 @@ def test_a_run_that_begins_with_anothers_parameters_has_its_template(ran, tmp_pa
     ({'context.tools': (dict(name='f'),), 'tokenizer.template': TRIMS}, 'the chat template takes no notice of `tools`'),
     ({'context.observation_role': 'bot'}, "observation_role is 'user' or 'tool', not 'bot'"),
     ({'context': 'chat', 'tokenizer.template': talk.source('alternating'), 'context.system': 's'}, "refuses message 1, of role 'system'"),
-    ({'tokenizer.path': 'nowhere'}, "tokenizer 'pretrained': 'nowhere' holds no tokenizer.json"),
+    ({'tokenizer.path': 'nowhere'}, "tokenizer 'pretrained': .*'nowhere'"),
     ({'tokenizer.template': '{% if %}'}, "tokenizer 'pretrained': the chat template cannot be read")])
 def test_what_a_template_refuses_is_told_before_anything_is_trained(ran, tmp_path, changes, message):
   _, usual = ran
