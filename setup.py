@@ -19,7 +19,7 @@ setuptools.setup(
         'numpy>=2.0',
         'tokenizers>=0.22',
         'safetensors>=0.6',
-        'jinja2>=3.1',
+        'jinja2>=3.1.6',
         'tensorboardX>=2.6',
         'tqdm>=4.66',
         'matplotlib>=3.10',

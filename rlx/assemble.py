@@ -124,7 +124,8 @@ def tokenizer(c: ml_collections.ConfigDict, env: Any, folder: str = '') -> Any:
     raise ConfigError("the config has no tokenizer: set c.tokenizer, for example dict(name='bpe', size=512).")
   saved = os.path.join(folder, 'tokenizer.json') if folder else ''
   if saved and os.path.isfile(saved):
-    return tokenizers.file(path=saved)
+    chat = os.path.isfile(os.path.join(folder, 'tokenizer_config.json'))
+    return tokenizers.pretrained(path=folder) if chat else tokenizers.file(path=saved)
   tok = made('tokenizer', c.tokenizer, texts=_texts(env, c.seed))
   if saved:
     tok.save(saved)
@@ -354,9 +355,10 @@ def limits(c: ml_collections.ConfigDict) -> engine.Limits:
 
 
 def stop(c: ml_collections.ConfigDict, tok: Any) -> engine.Stop:
-  """Special tokens among the stops become ids, everything else is looked for in the text."""
+  """Special tokens among the stops become ids, everything else is looked for in the text; what ends a pretrained model's turn stops too."""
   given = tuple(c.sampler.stop)
-  return engine.Stop(tuple(tok.special[s] for s in given if s in tok.special), tuple(s for s in given if s not in tok.special))
+  ids = dict.fromkeys((*(tok.special[s] for s in given if s in tok.special), *tok.ends))
+  return engine.Stop(tuple(ids), tuple(s for s in given if s not in tok.special))
 
 
 def explorer_streams(c: ml_collections.ConfigDict) -> tuple[str, ...]:

@@ -11,10 +11,11 @@ import ml_collections
 
 from rlx import assemble
 from rlx.config import ConfigError
+from rlx.grow.tokenizer import Tokenizer, render, shown
 from rlx.learn import mesh as meshes
 from rlx.learn import objective
 from rlx.learn.pack import Bucket
-from rlx.types import Batch, Model, Nodes, Tokens
+from rlx.types import Batch, Model, Nodes, Tokens, Turn
 
 SHAPE = jax.ShapeDtypeStruct
 
@@ -87,7 +88,7 @@ def _vocab(c, spec, size):
 def files(c: ml_collections.ConfigDict) -> None:
   """Files, folders and devices that the config names must be there."""
   spec = c.tokenizer
-  path = spec.get('path') if hasattr(spec, 'get') else None
+  path = spec.get('path') if hasattr(spec, 'get') and spec.get('name') == 'file' else None
   if path and not os.path.isfile(path):
     raise ConfigError(f"tokenizer file '{path}' does not exist: give c.tokenizer.path an existing tokenizer.json.")
   try:
@@ -96,6 +97,24 @@ def files(c: ml_collections.ConfigDict) -> None:
     raise ConfigError(f'c.mesh: {e}') from e
   if c.init_from and not os.path.isdir(c.init_from):
     raise ConfigError(f"init_from '{c.init_from}' does not exist: give it the workdir of a run.")
+
+
+def contexts(phases: Sequence[assemble.Phase], env: Any, tok: Tokenizer) -> None:
+  """Renders two turns of every phase before anything is loaded: a chat template may refuse them.
+
+  Raises:
+    ConfigError: it does, or there is none and the context needs one.
+  """
+  for phase in phases:
+    task = env.tasks(getattr(phase.curriculum, 'split', 'train'))[0]
+    try:
+      obs = env.reset(task, 0)[1].text
+    except Exception:   # foreign code, that a run counts and survives
+      continue
+    try:
+      render(phase.plan.context([Turn(obs, 'a'), Turn(obs)], task), [shown('a', tok)], tok)
+    except ValueError as e:
+      raise ConfigError(f"phase '{phase.name}': {e}") from e
 
 
 def _trace(phase, policies, params, batch):

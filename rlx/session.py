@@ -16,7 +16,8 @@ from rlx.grow import engine as engines
 from rlx.grow import rollout
 from rlx.learn import checkpoint
 from rlx.learn import mesh as meshes
-from rlx.types import Group
+from rlx.grow.tokenizer import render
+from rlx.types import Group, Task, Turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +30,9 @@ class Session:
   step: int
 
   def sample(self, prompt: str, *, temperature: float = 1., seed: int = 0) -> str:
-    """What the policy says to a text, one turn."""
+    """What the policy says to a text, one turn, shown as the run's context shows a first observation."""
     engine = self.pool['policy']
-    ids = self.world.tokenizer.turn(prompt, True)
+    ids = render(self.plan.context([Turn(prompt)], Task('sample')), [], self.world.tokenizer)
     key = jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 0))
     request = engines.Request(ids, -1, jax.device_get(key), {**self.plan.sampling, 'temperature': temperature}, engine.limits.turn)
     with rollout.vacated(self.pool):

@@ -146,7 +146,7 @@ class Obs(NamedTuple):
 
 
 class Action(NamedTuple):
-  """What the policy said: the text is a view of the ids (special tokens included)."""
+  """What the policy said: the text is a view of the ids (special tokens included, but for one that ended a chat turn)."""
   text: str
   ids: Sequence[int] = ()
 
@@ -223,13 +223,24 @@ class Said(NamedTuple):
   step: int
 
 
+class Message(NamedTuple):
+  """A part of a context for a chat model: what somebody says, or the ids of an earlier action."""
+  role: str                        # 'system' | 'user' | 'assistant' | 'tool'
+  content: str | Said
+
+
+class Variables(NamedTuple):
+  """A part that sets variables of the chat template, such as `tools` and `enable_thinking`; plain JSON values."""
+  values: Mapping[str, Any]
+
+
 class Turn(NamedTuple):
   """One step of a path as a context sees it; the last one has no action yet."""
   obs: str
   text: str | None = None
 
 
-# a context: (history: Sequence[Turn], task) -> list of str | Said
+# a context: (history: Sequence[Turn], task) -> list of str | Said | Message | Variables
 
 
 class Expand(NamedTuple):
