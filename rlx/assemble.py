@@ -120,25 +120,18 @@ def environment(c: ml_collections.ConfigDict) -> Any:
 
 
 def tokenizer(c: ml_collections.ConfigDict, env: Any, folder: str = '') -> Any:
-  """The tokenizer: the pretrained policy's own, that of the folder where one was saved, otherwise as the spec says.
-
-  A pretrained one is opened from the model's files every time; the folder's copy is for those who continue from it.
-  """
-  own = pretrained_tokenizer(c)
-  if own is not None:
-    given = c.tokenizer.get('name') if hasattr(c.tokenizer, 'get') else c.tokenizer
-    if given not in (None, 'pretrained'):
-      print(f"the policy '{own['path']}' brings its own tokenizer; c.tokenizer '{given}' is not used", flush=True)
-    tok = made('tokenizer', own)
-    if folder and not os.path.isfile(os.path.join(folder, 'tokenizer.json')):
-      tok.save(os.path.join(folder, 'tokenizer.json'))
-    return tok
-  if c.tokenizer is None:
+  """The tokenizer: that of the folder where one was saved, otherwise the pretrained policy's own, or as the spec says."""
+  spec = pretrained_tokenizer(c)
+  if spec is None:
+    spec = c.tokenizer
+  elif (given := c.tokenizer.get('name') if hasattr(c.tokenizer, 'get') else c.tokenizer) not in (None, 'pretrained'):
+    print(f"the policy '{spec['path']}' brings its own tokenizer; c.tokenizer '{given}' is not used", flush=True)
+  if spec is None:
     raise ConfigError("the config has no tokenizer: set c.tokenizer, for example dict(name='bpe', size=512).")
   saved = os.path.join(folder, 'tokenizer.json') if folder else ''
   if saved and os.path.isfile(saved):
     return tokenizers.file(path=saved)
-  tok = made('tokenizer', c.tokenizer, texts=_texts(env, c.seed))
+  tok = made('tokenizer', spec, texts=_texts(env, c.seed))
   if saved:
     tok.save(saved)
   return tok

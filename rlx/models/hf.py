@@ -40,6 +40,7 @@ NAMES = {
     'layers/mlp/up/kernel': 'model.layers.{}.mlp.up_proj.weight',
     'layers/mlp/down/kernel': 'model.layers.{}.mlp.down_proj.weight',
 }
+STACKS = ('layers', 'lower')
 PIECE = 1 << 26   # bytes of a tensor that are read at once
 PASSED = ('rotary_emb.inv_freq', 'rotary_emb.cos_cached', 'rotary_emb.sin_cached')   # buffers of old files, computed anew
 
@@ -153,16 +154,19 @@ def config_of(policy_config: Any, like: Mapping[str, Any] | None = None, *, dtyp
 # ---- parameters ------------------------------------------------------------------------------------------------------
 
 def places(shapes: Any) -> dict[tuple, tuple[tuple[str, ...], tuple[int, ...]]]:
-  """path -> (their names, one for a layer, and the shape each has there), for all leaves of a tree that have a name there."""
-  out = {}
-  for path, leaf in traverse_util.flatten_dict(shapes).items():
-    name = NAMES.get('/'.join(path))
+  """path -> (their names, one for a layer, and the shape each has there), for all leaves of a tree that have a name there.
+
+  Layers in two stacks, 'lower' and 'layers', are counted through.
+  """
+  out, flat = {}, traverse_util.flatten_dict(shapes)
+  lower = next((x.shape[0] for path, x in flat.items() if path[0] == 'lower'), 0)
+  for path, x in flat.items():
+    stacked = path[0] in STACKS
+    name = NAMES.get('/'.join(('layers', *path[1:]) if stacked else path))
     if name is None:
       continue
-    shape = leaf.shape
-    names = (name,)
-    if path[0] == 'layers':
-      names, shape = tuple(name.format(i) for i in range(shape[0])), shape[1:]
+    first, shape = lower if path[0] == 'layers' else 0, x.shape[1:] if stacked else x.shape
+    names = tuple(name.format(first + i) for i in range(x.shape[0])) if stacked else (name,)
     out[path] = names, shape[::-1] if path[-1] == 'kernel' else shape
   return out
 
@@ -216,7 +220,7 @@ def _placed(source, path, names, shape, sharding):
 def _block(source, path, names, bounds):
   """The block of a parameter between bounds; layers first, where it has any."""
   out = np.empty([stop - start for start, stop in bounds], np.float32)
-  stacked, turned = path[0] == 'layers', path[-1] == 'kernel'
+  stacked, turned = path[0] in STACKS, path[-1] == 'kernel'
   (start, stop), *rest = [b for b in (bounds[1:] if stacked else bounds)][::-1 if turned else 1]
   rows = max(1, PIECE // (4 * math.prod(b - a for a, b in rest)))
   for name, layer in zip(names[slice(*bounds[0])], out) if stacked else ((names[0], out),):
@@ -234,7 +238,7 @@ def unstacked(params: Any) -> dict[str, tensors.Tensor]:
   for path, (names, shape) in places(params).items():
     for i, name in enumerate(names):
       def read(x=flat[path], i=i, path=path):
-        x = np.asarray(jax.device_get(x[i] if path[0] == 'layers' else x), np.float32)
+        x = np.asarray(jax.device_get(x[i] if path[0] in STACKS else x), np.float32)
         return x.T if path[-1] == 'kernel' else x
       named[name] = tensors.Tensor(shape, read)
   return ordered(named)
