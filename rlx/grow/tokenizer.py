@@ -136,7 +136,8 @@ def pretrained(*, path: str, template: str | None = 'own', date: str | None = No
     FileNotFoundError: no such file of a template.
     ValueError: a folder without a tokenizer, a file that cannot be read, a template that cannot be compiled.
   """
-  files = _files(path)
+  from rlx.models.pretrained import tokenizer_files   # it needs the extra of pretrained models
+  files = tokenizer_files(path)
   config = files['config']
   try:
     json.loads(files['tokenizer'])
@@ -169,20 +170,6 @@ def pretrained(*, path: str, template: str | None = 'own', date: str | None = No
     return tuple(chat(['', Said(0), obs], [ended])[len(chat([''], [])) + len(ended):])
 
   return tok._replace(chat=chat, turn=turn)
-
-
-def _files(path):
-  """dict(tokenizer: the JSON text, config: of tokenizer_config.json, template: the jinja text or None) of a folder."""
-  def read(name):
-    file = os.path.join(path, name)
-    if not os.path.isfile(file):
-      return None
-    with open(file, encoding='utf-8') as f:
-      return f.read()
-  text = read('tokenizer.json')
-  if text is None:
-    raise ValueError(f"'{path}' has no tokenizer.json: give the folder of a pretrained model.")
-  return dict(tokenizer=text, config=json.loads(read('tokenizer_config.json') or '{}'), template=read('chat_template.jinja'))
 
 
 def _template(files, path):
