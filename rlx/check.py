@@ -11,11 +11,12 @@ import ml_collections
 
 from rlx import assemble
 from rlx.config import ConfigError
+from rlx.grow.tokenizer import Tokenizer, render, shown
 from rlx.learn import mesh as meshes
 from rlx.learn import objective
 from rlx.learn.pack import Bucket
 from rlx.learn.partition import trained
-from rlx.types import Batch, Model, Nodes, Tokens
+from rlx.types import Batch, Model, Nodes, Tokens, Turn
 
 SHAPE = jax.ShapeDtypeStruct
 
@@ -60,6 +61,8 @@ def check(c: ml_collections.ConfigDict, env: Any, phases: Sequence[assemble.Phas
   """
   files(c)
   size = int(dict(c.tokenizer).get('size', 512)) if c.tokenizer is not None and not isinstance(c.tokenizer, str) else 512
+  if assemble.pretrained_tokenizer(c) is not None:      # of nearly its policy's size, and only that is known here
+    size = assemble.policies(c, 'policy', c.models.policy, None).config.vocab
   policies = {n: assemble.policies(c, n, s, _vocab(c, s, size)) for n, s in c.models.items()}
   wanted, lines = assemble.heads(c), []
   if idle := sorted(set(c.heads) - {h for names in wanted.values() for h in names}):
@@ -90,7 +93,7 @@ def _vocab(c, spec, size):
 def files(c: ml_collections.ConfigDict) -> None:
   """Files, folders and devices that the config names must be there."""
   spec = c.tokenizer
-  path = spec.get('path') if hasattr(spec, 'get') else None
+  path = spec.get('path') if hasattr(spec, 'get') and spec.get('name') == 'file' else None
   if path and not os.path.isfile(path):
     raise ConfigError(f"tokenizer file '{path}' does not exist: give c.tokenizer.path an existing tokenizer.json.")
   try:
@@ -99,6 +102,24 @@ def files(c: ml_collections.ConfigDict) -> None:
     raise ConfigError(f'c.mesh: {e}') from e
   if c.init_from and not os.path.isdir(c.init_from):
     raise ConfigError(f"init_from '{c.init_from}' does not exist: give it the workdir of a run.")
+
+
+def contexts(phases: Sequence[assemble.Phase], env: Any, tok: Tokenizer) -> None:
+  """Renders two turns of every phase before anything is loaded: a chat template may refuse them.
+
+  Raises:
+    ConfigError: it does, or there is none and the context needs one.
+  """
+  for phase in phases:
+    task = env.tasks(getattr(phase.curriculum, 'split', 'train'))[0]
+    try:
+      obs = env.reset(task, 0)[1].text
+    except Exception:   # foreign code, that a run counts and survives
+      continue
+    try:
+      render(phase.plan.context([Turn(obs, 'a'), Turn(obs)], task), [shown('a', tok)], tok)
+    except ValueError as e:
+      raise ConfigError(f"phase '{phase.name}': {e}") from e
 
 
 def _trace(phase, policies, params, batch):
@@ -166,8 +187,7 @@ def _line(phase, policies, params, bucket):
     what = f'{of:,} parameters' if count == of else f'{count:,} of {of:,} parameters'
     parts.append(f"{learner.name} trains '{learner.model}' ({what}, {size / 2**20:.1f} MiB with gradients and moments)")
   c = phase.config
-  policy = phase.config.models.policy
-  width = lambda k, d: int(policy.get(k, d) or d) if hasattr(policy, 'get') else d
+  width = lambda k, d: getattr(policies['policy'].config, k, None) or d
   heads = width('kv_heads', width('heads', 4))
   cache = 2 * 4 * c.sampler.slots * c.sampler.width * width('layers', 2) * heads * width('head_dim', width('dim', 128) // width('heads', 4))
   return (f"phase '{phase.name}': {phase.steps} steps of {phase.prompts} prompts from {phase.source.name}; {'; '.join(parts)}; "

@@ -16,7 +16,8 @@ from rlx.grow import engine as engines
 from rlx.grow import rollout
 from rlx.learn import checkpoint
 from rlx.learn import mesh as meshes
-from rlx.types import Group
+from rlx.grow.tokenizer import render
+from rlx.types import Group, Task, Turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +30,9 @@ class Session:
   step: int
 
   def sample(self, prompt: str, *, temperature: float = 1., seed: int = 0) -> str:
-    """What the policy says to a text, one turn."""
+    """What the policy says to a text, one turn, shown as the run's context shows a first observation."""
     engine = self.pool['policy']
-    ids = self.world.tokenizer.turn(prompt, True)
+    ids = render(self.plan.context([Turn(prompt)], Task('sample')), [], self.world.tokenizer)
     key = jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 0))
     request = engines.Request(ids, -1, jax.device_get(key), {**self.plan.sampling, 'temperature': temperature}, engine.limits.turn)
     with rollout.vacated(self.pool):
@@ -56,6 +57,17 @@ def load(workdir: str, step: Any = None) -> Session:
   Raises:
     ConfigError: the folder holds no run, or no checkpoint.
   """
+  c, world, plan, newest = _opened(workdir, step)
+  return Session(c, world, plan, assemble.engines(c, world.models), newest)
+
+
+def restored(workdir: str, step: Any = None) -> tuple[ml_collections.ConfigDict, dict[str, Any], int]:
+  """(config, models, step) of a run's checkpoint, without slots to sample with; else as `load`."""
+  c, world, _, newest = _opened(workdir, step)
+  return c, world.models, newest
+
+
+def _opened(workdir, step):
   path = os.path.join(workdir, 'config.json')
   folder = os.path.join(workdir, 'checkpoints')
   if not os.path.isfile(path):
@@ -75,8 +87,7 @@ def load(workdir: str, step: Any = None) -> Session:
   saved = checkpoint.restore(folder, courses.first_states(at, world), step=newest)[0]
   params = courses.parameters(saved, at, courses.bases(at, world))
   models = {n: m._replace(params=params[n]) for n, m in models.items()}
-  pool = assemble.engines(c, models)
-  return Session(c, world._replace(models=models), made[-1].plan, pool, newest)
+  return c, world._replace(models=models), made[-1].plan, newest
 
 
 def tuples(value: Any) -> Any:

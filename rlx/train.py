@@ -22,7 +22,7 @@ import numpy as np
 
 from rlx import assemble, compilation, config
 from rlx import course as courses
-from rlx.check import check
+from rlx.check import check, contexts
 from rlx.config import ConfigError
 from rlx.eval import evaluate
 from rlx.grow import engine as engines
@@ -315,9 +315,12 @@ def start(c: ml_collections.ConfigDict, workdir: str) -> tuple[assemble.World, l
     os.makedirs(workdir, exist_ok=True)
   except OSError as e:
     raise ConfigError(f"workdir '{workdir}' cannot be made: {e.strerror}; give another --workdir.") from e
-  if c.init_from and not os.path.isfile(saved := os.path.join(workdir, 'tokenizer.json')):
-    shutil.copyfile(os.path.join(c.init_from, 'tokenizer.json'), saved)
+  if c.init_from and not os.path.isfile(os.path.join(workdir, 'tokenizer.json')):
+    for name in ('tokenizer_config.json', 'tokenizer.json'):
+      if os.path.isfile(source := os.path.join(c.init_from, name)):
+        shutil.copyfile(source, os.path.join(workdir, name))
   tok = assemble.tokenizer(c, env, workdir)
+  contexts(phases, env, tok)
   mesh = meshes.create(**c.mesh)
   models = assemble.models(c, tok, mesh, assemble.heads(c))
   if c.init_from:

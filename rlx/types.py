@@ -115,6 +115,7 @@ class Policy(NamedTuple):
 
   `init(key) -> params`; `apply(params, ids, position, last, cache=None) -> (hidden [R, T, D], cache)`, token j is seen by i iff
   j <= i < last[j]; `head(params) -> [D, V]`. `config` is the record the functions were closed over (dims, vocabulary).
+  `load(shardings) -> params`, where there are pretrained weights: those leaves of `init`'s tree that they hold.
   `trainable(path) -> bool` says of a leaf, 'layers/mlp/up/kernel', whether it is trained; None: all are. Those of heads always are.
   `heads`: name -> (init, apply) of a small part that reads hidden states (`rlx.models.heads`); others are linear values.
   """
@@ -122,6 +123,7 @@ class Policy(NamedTuple):
   apply: Callable
   head: Callable
   config: Any
+  load: Callable | None = None
   trainable: Callable | None = None
   heads: Mapping[str, Any] = {}
 
@@ -150,7 +152,7 @@ class Obs(NamedTuple):
 
 
 class Action(NamedTuple):
-  """What the policy said: the text is a view of the ids (special tokens included)."""
+  """What the policy said: the text is a view of the ids (special tokens included, but for one that ended a chat turn)."""
   text: str
   ids: Sequence[int] = ()
 
@@ -227,13 +229,24 @@ class Said(NamedTuple):
   step: int
 
 
+class Message(NamedTuple):
+  """A part of a context for a chat model: what somebody says, or the ids of an earlier action."""
+  role: str                        # 'system' | 'user' | 'assistant' | 'tool'
+  content: str | Said
+
+
+class Variables(NamedTuple):
+  """A part that sets variables of the chat template, such as `tools` and `enable_thinking`; plain JSON values."""
+  values: Mapping[str, Any]
+
+
 class Turn(NamedTuple):
   """One step of a path as a context sees it; the last one has no action yet."""
   obs: str
   text: str | None = None
 
 
-# a context: (history: Sequence[Turn], task) -> list of str | Said
+# a context: (history: Sequence[Turn], task) -> list of str | Said | Message | Variables
 
 
 class Expand(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rlx.grow.tokenizer import Tokenizer, render
+from rlx.grow.tokenizer import Tokenizer, render, shown
 from rlx.types import Action, Env, Group, Node, Task, Turn
 
 
@@ -39,7 +39,7 @@ def demonstrate(env: Env, task: Task, tok: Tokenizer, context: Callable, seed: i
     ids = render(context(history, task), [n.ids for n in nodes], tok)
     fresh = not row or ids[:len(row)] != row
     new = ids if fresh else ids[len(row):]
-    nodes.append(demonstration(i - 1, obs, new, fresh, text, list(tok.encode(text)), step.end, dict(step.reward),
+    nodes.append(demonstration(i - 1, obs, new, fresh, text, shown(text, tok), step.end, dict(step.reward),
                                {**label, **step.label}, dict(step.metrics)))
     row = ids + nodes[-1].ids
   return Group(task, nodes)

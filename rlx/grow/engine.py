@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from rlx.grow import sampling
+from rlx.grow.tokenizer import body
 from rlx.types import Model
 
 
@@ -350,7 +351,7 @@ def _draw(engine, slots, requests):
         still.append(i)
     todo = still
   out = []
-  for slot, one, parts, text, stopped in zip(slots.tolist(), ids, numbers, tok.decode_batch(ids), done, strict=True):
+  for slot, one, parts, text, stopped in zip(slots.tolist(), ids, numbers, tok.decode_batch([body(i, tok) for i in ids]), done, strict=True):
     columns = parts[0] if len(parts) == 1 else [np.concatenate(c) for c in zip(*parts, strict=True)]
     if len(columns[0]) > len(one):
       columns = [c[:len(one)] for c in columns]

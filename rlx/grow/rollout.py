@@ -20,7 +20,7 @@ import numpy as np
 from rlx import walk
 from rlx.grow import engine as engines
 from rlx.grow import verdicts, workers
-from rlx.grow.tokenizer import render
+from rlx.grow.tokenizer import body, render
 from rlx.types import Action, Env, Expand, Explorer, Group, Node, Obs, Score, Step, Task, Turn, View
 
 
@@ -412,7 +412,7 @@ def _said(branch, context, speech, engine):
   text, whole = speech.text, speech.ids
   if stem or branch.forced:
     whole = [*stem, *branch.forced, *speech.ids]
-    text = engine.model.tokenizer.decode(whole)
+    text = engine.model.tokenizer.decode(body(whole, engine.model.tokenizer))
     of = branch.prompt.tree[branch.stem[0]] if stem else None
     old = dict(sampled=of.sampled, logp=of.logp, **of.stream) if stem else {k: v[:0] for k, v in drawn.items()}
     drawn = {k: np.concatenate([old.get(k, np.zeros(len(stem), v.dtype))[:len(stem)], np.zeros(len(branch.forced), v.dtype), v])

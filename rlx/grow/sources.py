@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from rlx.grow.demonstrations import demonstrate, demonstration
-from rlx.grow.tokenizer import Tokenizer
-from rlx.types import Env, Group, Task
+from rlx.grow.tokenizer import Tokenizer, render, shown
+from rlx.types import Env, Group, Task, Turn
 
 
 def rollout(*, grow: Callable[[], Iterator[Group]]) -> Iterator[Group]:
@@ -61,13 +61,14 @@ def _order(seed, epoch, count):
   return np.random.default_rng((seed, epoch)).permutation(count)
 
 
-def jsonl(*, path: str, tokenizer: Tokenizer, start: int = 0, seed: int = 0, prompt: str = 'prompt', response: str = 'response',
-          chosen: str = 'chosen', rejected: str = 'rejected') -> Iterator[Group]:
+def jsonl(*, path: str, tokenizer: Tokenizer, context: Callable | None = None, start: int = 0, seed: int = 0, prompt: str = 'prompt',
+          response: str = 'response', chosen: str = 'chosen', rejected: str = 'rejected') -> Iterator[Group]:
   """Demonstrations or preference pairs from a file, one a line, in passes of random order.
 
   Args:
     path: lines of `{prompt, response}`, or of `{prompt, chosen, rejected}`: a pair becomes two steps with `label['chosen']` 1 and 0.
     tokenizer: encodes them, once.
+    context: what is shown of a prompt; None: the prompt.
     start: groups already taken.
     seed: of the orders.
     prompt, response, chosen, rejected: the keys.
@@ -83,13 +84,16 @@ def jsonl(*, path: str, tokenizer: Tokenizer, start: int = 0, seed: int = 0, pro
       try:
         row = json.loads(line)
         texts = [(row[chosen], 1), (row[rejected], 0)] if chosen in row else [(row[response], 1)]
-        context = list(tokenizer.turn(row[prompt], True))
-        nodes = [demonstration(-1, row[prompt], context, True, text, list(tokenizer.encode(text)), 1, {'task': float(good)},
+        if not isinstance(row[prompt], str):
+          raise TypeError(f'the prompt is {row[prompt]!r}')
+        task = Task(f'{path}:{number}', row)
+        ids = render(context([Turn(row[prompt])], task) if context else [row[prompt]], [], tokenizer)
+        nodes = [demonstration(-1, row[prompt], ids, True, text, shown(text, tokenizer), 1, {'task': float(good)},
                                {'chosen': good}, {}) for text, good in texts]
       except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"'{path}' line {number}: {type(e).__name__} {e}; needed are '{prompt}' and '{response}', "
                          f"or '{prompt}', '{chosen}' and '{rejected}'.") from e
-      groups.append(Group(Task(f'{path}:{number}', row), nodes))
+      groups.append(Group(task, nodes))
   if not groups:
     raise ValueError(f"'{path}' holds no line.")
   for i in itertools.count(start):

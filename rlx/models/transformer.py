@@ -102,7 +102,7 @@ def transformer(*, vocab: int, layers: int = 2, dim: int = 128, heads: int = 4, 
       has: only adapters of these products are trained, with `freeze` those of the layers above. See `rlx.models.lora`.
 
   Returns:
-    `Policy(init, apply, head, config, trainable)`. `apply(params, ids, position, last, cache=None, pick=None)` with all three `[R, T]`
+    `Policy(init, apply, head, config)`, with `trainable` where not all is trained. `apply(params, ids, position, last, cache=None, pick=None)` with all three `[R, T]`
     i32 gives (hidden `[R, T, D]` after the final norm, cache). `params` may be what `split` returns. `pick` `[R, P]` i32
     names the only tokens whose hidden state is wanted: `[R, P, D]`, and the last layer's work for the others is saved.
 
@@ -153,7 +153,7 @@ def transformer(*, vocab: int, layers: int = 2, dim: int = 128, heads: int = 4, 
   def trainable(path):
     return path.rpartition('/')[2] in loras.TRAINED if c.lora else not path.startswith(('embed/', 'lower/'))
 
-  return Policy(init, apply, head, c, trainable if c.lora or c.freeze else None)
+  return Policy(init, apply, head, c, trainable=trainable if c.lora or c.freeze else None)
 
 
 def frequencies(config: Config) -> np.ndarray:

@@ -3,9 +3,10 @@
 import pytest
 
 from rlx.contexts.append import append
+from rlx.contexts.chat import chat
 from rlx.contexts.window import window
 from rlx.grow.tokenizer import render
-from rlx.types import Said, Task, Turn
+from rlx.types import Message, Said, Task, Turn, Variables
 from tests.grow import game
 
 TASK = Task('t')
@@ -48,3 +49,16 @@ def test_while_nothing_falls_out_a_window_continues_its_row():
   assert shown[2][:len(shown[1]) + 1] != [*shown[1], 4]
   whole = [render(append(HISTORY[:n] + [Turn(HISTORY[n].obs)], TASK), ids[:n], game.TOK) for n in range(3)]
   assert whole[2][:len(whole[1]) + 1] == [*whole[1], 4]
+
+
+def test_a_conversation():
+  user, tool, me = (lambda text, role=role: Message(role, text) for role in ('user', 'tool', 'assistant'))
+  assert chat([Turn('q')], TASK) == [user('q')]
+  assert chat(HISTORY, TASK) == [user('q'), me(Said(0)), user('o1'), me(Said(1)), user('o2'), me(Said(2)), user('o3')]
+  assert chat(HISTORY, TASK, observation_role='tool') == [user('q'), me(Said(0)), tool('o1'), me(Said(1)), tool('o2'), me(Said(2)), tool('o3')]
+  assert chat(DROPPED, TASK, observation_role='tool') == [user('q'), tool('o2'), me(Said(1)), tool('o3')]
+  tools = [dict(name='f')]
+  assert chat([Turn('q')], TASK, system='', tools=tools, thinking=False) == [
+      Variables(dict(tools=tools, enable_thinking=False)), Message('system', ''), user('q')]
+  with pytest.raises(ValueError, match="observation_role is 'user' or 'tool', not 'bot'"):
+    chat(HISTORY, TASK, observation_role='bot')
