@@ -59,7 +59,7 @@ def keep_bases(models: Mapping[str, Any], own: Mapping[str, Any], workdir: str) 
   folder = os.path.join(workdir, BASE)
   shutil.rmtree(folder, ignore_errors=True)      # of a run that was killed before its first checkpoint
   parts = {n: [rest(p, trained(m.policy, p)) for p in (m.params, own[n].params)] for n, m in models.items()}
-  same = jax.tree.map(lambda x, y: bool(jnp.array_equal(x, y)), *({n: p[i] for n, p in parts.items()} for i in (0, 1)))
+  same = jax.tree.map(lambda x, y: x is y or bool(jnp.array_equal(x, y)), *({n: p[i] for n, p in parts.items()} for i in (0, 1)))
   if not jax.tree.all(same):
     checkpoint.save(folder, 0, {n: p[0] for n, p in parts.items()})
 

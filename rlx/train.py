@@ -322,13 +322,13 @@ def start(c: ml_collections.ConfigDict, workdir: str) -> tuple[assemble.World, l
   tok = assemble.tokenizer(c, env, workdir)
   contexts(phases, env, tok)
   mesh = meshes.create(**c.mesh)
-  models = assemble.models(c, tok, mesh, assemble.heads(c))
+  own = models = assemble.models(c, tok, mesh, assemble.heads(c))
   if c.init_from:
     from rlx import session   # it reads configs of other runs, which may name this file
-    own, models = models, courses.inherit(models, session.load(c.init_from).world.models, c.init_from)
-    if newest is None:
-      courses.keep_bases(models, own, workdir)
-    models = courses.rebase(models, workdir)
+    models = courses.inherit(own, session.restored(c.init_from)[1], c.init_from)
+  if newest is None:
+    courses.keep_bases(models, own, workdir)
+  models = courses.rebase(models, workdir)
   with open(os.path.join(workdir, 'config.json'), 'w', encoding='utf-8') as f:
     json.dump(config.plain(c), f, indent=1)
   return assemble.World(env, tok, models, mesh), phases

@@ -14,9 +14,10 @@ from rlx.learn.partition import combine, partition
 from rlx.models import lora
 from rlx.models.transformer import transformer
 from rlx.types import Tokens
+from tests.policies import quick_compiling  # noqa: F401
 
-SIZES = dict(vocab=23, layers=4, dim=16, heads=4, kv_heads=2, ff=24, qkv_bias=True)
-WAYS = dict(adapters=dict(lora=dict(rank=3, alpha=6.)), frozen=dict(freeze=3), both=dict(freeze=2, lora=dict(rank=2, targets=('q', 'down'))))
+SIZES = dict(vocab=23, layers=3, dim=16, heads=4, kv_heads=2, ff=24, qkv_bias=True)
+WAYS = dict(adapters=dict(lora=dict(rank=3, alpha=6.)), frozen=dict(freeze=2), both=dict(freeze=1, lora=dict(rank=2, targets=('q', 'down'))))
 
 
 @functools.cache
@@ -55,13 +56,13 @@ def loss(policy, params):
 def test_the_start_is_the_plain_policy(way):
   """Fresh adapters change nothing, and a seed gives the base it gives without them."""
   policy, plain = transformer(**SIZES, **WAYS[way]), transformer(**SIZES)
-  params, want = policy.init(jax.random.key(4)), plain.init(jax.random.key(4))
+  params, want = (jax.jit(p.init)(jax.random.key(4)) for p in (policy, plain))
   jax.tree.map(np.testing.assert_array_equal, lora.whole(params), want)
   np.testing.assert_allclose(said(policy, params).logp, said(plain, want).logp, atol=1e-6)
 
 
-@pytest.mark.parametrize('how', [dict(), dict(unroll=False), dict(unroll=False, remat='full')], ids=['unrolled', 'scanned', 'remat'])
-@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize(('way', 'how'), [('adapters', dict()), ('both', dict()), ('adapters', dict(unroll=False)),
+                                          ('frozen', dict(unroll=False)), ('both', dict(unroll=False, remat='full'))])
 def test_merged_says_the_same(way, how):
   policy, params = made(way, **how)
   plain = transformer(**SIZES, **how)
@@ -69,7 +70,7 @@ def test_merged_says_the_same(way, how):
   for same in (said(plain, lora.whole(params)), said(policy, lora.merged(params))):
     np.testing.assert_allclose(out.logp, same.logp, atol=1e-5)
   if way != 'frozen':
-    fresh = policy.init(jax.random.key(0))
+    fresh = jax.jit(policy.init)(jax.random.key(0))
     assert np.abs(out.logp - said(policy, fresh).logp).max() > .1, 'these adapters say nothing'
   for whole in (lora.merged(params), lora.whole(params)):
     assert not any('lora' in str(p) for p, _ in jax.tree_util.tree_leaves_with_path(whole))
@@ -78,12 +79,13 @@ def test_merged_says_the_same(way, how):
 @pytest.mark.parametrize('way', WAYS)
 def test_the_layout_and_back(way):
   policy, params = made(way)
-  fresh = policy.init(jax.random.key(9))
+  fresh = jax.jit(policy.init)(jax.random.key(9))
   back = lora.arranged(lora.whole(params), fresh)
   assert jax.tree.structure(back) == jax.tree.structure(params)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), lora.whole(back), lora.whole(params))
-  small = transformer(**{**SIZES, 'layers': 3}).init(jax.random.key(0))
-  with pytest.raises(ValueError, match=r"layers/attention/k/bias' is \(3, 8\) in the one and \(4, 8\)"):
+  small = transformer(**{**SIZES, 'layers': 2})
+  small = jax.eval_shape(small.init, jax.random.key(0))
+  with pytest.raises(ValueError, match=r"layers/attention/k/bias' is \(2, 8\) in the one and \(3, 8\)"):
     lora.arranged(small, fresh)
 
 
@@ -102,10 +104,12 @@ def test_gradients_of_adapters_are_those_of_the_kernel_projected():
     np.testing.assert_allclose(g['lora_a'], 2. * dw @ w['lora_b'].swapaxes(1, 2), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(g['lora_b'], 2. * w['lora_a'].swapaxes(1, 2) @ dw, rtol=1e-3, atol=1e-4)
   draw = np.random.default_rng(2)
-  way = jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape), jnp.float32), trained)
-  ahead, behind = (value(jax.tree.map(lambda x, d, h=h: x + h * d, trained, way)) for h in (2e-3, -2e-3))
+  way = jax.tree.map(lambda x: draw.normal(size=x.shape), trained)
+  size = np.sqrt(sum((x ** 2).sum() for x in jax.tree.leaves(way)))
+  way = jax.tree.map(lambda x: (x / size).astype(np.float32), way)
+  ahead, behind = (value(jax.tree.map(lambda x, d, h=h: x + h * d, trained, way)) for h in (4e-3, -4e-3))
   slope = sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(way), strict=True))
-  np.testing.assert_allclose((ahead - behind) / 4e-3, slope, rtol=2e-2, atol=.02)
+  np.testing.assert_allclose((ahead - behind) / 8e-3, slope, rtol=2e-2, atol=5e-3)
 
 
 @pytest.mark.parametrize('how', [dict(), dict(unroll=False)], ids=['unrolled', 'scanned'])
@@ -115,36 +119,34 @@ def test_gradients_of_upper_layers_are_the_whole_ones(how):
   assert set(trained['layers']['mlp']) == {'gate', 'up', 'down'} and not jax.tree.leaves((trained['embed'], trained['lower']))
   got = jax.jit(jax.grad(lambda p: loss(policy, combine(p, base))))(trained)
   dense = jax.jit(jax.grad(functools.partial(loss, transformer(**SIZES, **how))))(lora.whole(params))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[3:], rtol=1e-4, atol=1e-5), got['layers'], dense['layers'])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[2:], rtol=1e-4, atol=1e-5), got['layers'], dense['layers'])
   np.testing.assert_allclose(got['norm']['scale'], dense['norm']['scale'], rtol=1e-4, atol=1e-5)
 
 
 @functools.cache
 def cost(**kw):
-  """(flops forward, flops of the gradient beside them, bytes of temporary memory of the gradient), compiled, 10 layers.
+  """(flops forward, flops of the gradient beside them, bytes of temporary memory of the gradient), compiled, 4 layers.
 
   XLA counts the flops of a loop's body once, however often it runs.
   """
-  policy = transformer(vocab=64, layers=10, dim=64, heads=4, ff=192, **{k: dict(v) if isinstance(v, tuple) else v for k, v in kw.items()})
+  policy = transformer(vocab=64, layers=4, dim=64, heads=4, ff=192, **{k: dict(v) if isinstance(v, tuple) else v for k, v in kw.items()})
   trained, base = partition(jax.eval_shape(policy.init, jax.random.key(0)), policy.trainable)
   value = lambda p, b, t: jnp.sum(forward(policy, combine(p, b), t).logp)
+  jax.config.update('jax_disable_most_optimizations', False)
   forth, grad = (jax.jit(f).lower(trained, base, tokens(8, 64)).compile() for f in (value, jax.grad(value)))
   flops = forth.cost_analysis()['flops']
   return flops, grad.cost_analysis()['flops'] - flops, grad.memory_analysis().temp_size_in_bytes
 
 
 def test_frozen_layers_are_neither_kept_nor_computed_again():
-  """With 9 of 10 layers frozen; the head, whose hidden states have a gradient, is the rest."""
-  for unroll in (True, False):
-    (_, every, kept), (_, top, left) = cost(unroll=unroll), cost(unroll=unroll, freeze=9)
-    assert left < .2 * kept, (left, kept)
-    if unroll:
-      assert top < .11 * every, (top, every)
-  # what remat computes again: one layer of ten, in loops as without
-  again = cost(unroll=True, remat='full')[1] - cost(unroll=True)[1]
-  for unroll in (True, False):
-    extra = cost(unroll=unroll, remat='full', freeze=9)[1] - cost(unroll=unroll, freeze=9)[1]
-    assert .09 * again < extra < .11 * again, (extra, again)
+  """With 3 of 4 layers frozen; the head, whose hidden states have a gradient, is the rest."""
+  (forth, every, kept), (_, top, left) = cost(unroll=True), cost(unroll=True, freeze=3)
+  assert left < .4 * kept, (left, kept)
+  assert top < .29 * every, (top, every)
+  (_, _, kept), (_, top, left) = cost(unroll=False), cost(unroll=False, freeze=3)
+  assert left < .4 * kept, (left, kept)
+  again = cost(unroll=False, remat='full', freeze=3)[1] - top
+  assert .5 * forth / 4 < again < 1.1 * forth / 4, 'remat computes more again than the layer that is trained'
 
 
 def test_no_gradient_of_a_frozen_kernel_is_computed():
@@ -203,7 +205,7 @@ def test_what_is_trained():
     (dict(lora=dict(rnak=2)), "no keyword 'rnak'; it takes rank, alpha, targets"), (dict(lora=dict(alpha=0)), 'lora.alpha must be positive'),
     (dict(lora=dict(targets=('q', 'query'))), r"some of \('q', 'k', .*, not \('q', 'query'\)"), (dict(lora=dict(targets=())), 'not \\(\\)'),
     (dict(lora=dict(targets='gate'), activation='relu2'), "some of .*'up', 'down'\\), which the layers have"),
-    (dict(freeze=4), 'freeze=4 must be a whole number of layers, 0 to 3'), (dict(freeze=-1), 'freeze=-1'), (dict(freeze=True), 'freeze=True')])
+    (dict(freeze=3), 'freeze=3 must be a whole number of layers, 0 to 2'), (dict(freeze=-1), 'freeze=-1'), (dict(freeze=True), 'freeze=True')])
 def test_refuses(kw, message):
   with pytest.raises(ValueError, match=message):
     transformer(**SIZES, **kw)
