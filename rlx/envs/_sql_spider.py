@@ -180,6 +180,10 @@ def _renamed(sql, names):
   names = {old.lower(): new for old, new in names.items()}
   def one(found):
     word = found[0]
-    new = names.get(word.strip('"').lower()) if word[0] != "'" else None
-    return word if new is None else f'"{new}"' if word[0] == '"' else _sql_layout.quoted(new)
+    new = names.get(word.strip('"').lower())
+    if new is None or word[0] == "'":
+      return word
+    if word[0] == '"':
+      return f'"{new}"'
+    return _sql_layout.quoted(new) if _sql_layout.quoted(word) == word else word   # a bare word of SQL is no name
   return _QUOTED.sub(one, sql)
