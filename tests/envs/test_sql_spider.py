@@ -278,6 +278,10 @@ def test_every_gold_query_scores_1(real):
     words = ' /* again */' if int(task.id.split('/')[-1]) % 5 == 0 else ''
     return env.step(env.reset(task, 0)[0], Action(f'```sql\n{task.data.sql}{words};\n```'))[1]
   assert not [(t.id, t.data.sql) for t in tasks if ask(t).reward != {'task': 1.}]
+  results = {(t.data.path, t.data.sql) for t in tasks}
+  sizes = [(len(rows), sum(len(v) if isinstance(v, str | bytes) else 8 for row in rows for v in row))
+           for rows in (sql_sandbox.execute(*one, **env.limits).rows for one in results)]
+  assert [max(column) for column in zip(*sizes)] == [20_662, 289_161]   # what the limits must leave room for
 
 
 def test_real_experts(real):
