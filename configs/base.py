@@ -24,6 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
   # ---- the models
   c.tokenizer = None                   # spec
   c.models = dict(policy=None)         # name -> spec; 'policy' is the trained one
+  c.heads = {}                         # name -> spec: small parts on a model's hidden states; those not here are linear values
 
   # ---- sampling
   c.sampling = dict(temperature=1., top_k=0, top_p=1., min_p=0.)

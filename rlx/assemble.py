@@ -25,7 +25,7 @@ from rlx.types import Model
 
 HEADS = ('fused', 'xla', 'reference')
 TEXTS = 2000   # expert episodes a tokenizer is made from
-FIXED = ('seed', 'workdir', 'cache', 'env', 'tokenizer', 'models', 'mesh', 'sharding', 'sampler', 'phases', 'init_from', 'summary',
+FIXED = ('seed', 'workdir', 'cache', 'env', 'tokenizer', 'models', 'heads', 'mesh', 'sharding', 'sampler', 'phases', 'init_from', 'summary',
          'episodes')   # made once a run: no phase may change them
 
 
@@ -161,7 +161,7 @@ def _texts(env, seed):
 
 
 def models(c: ml_collections.ConfigDict, tok: Any, mesh: jax.sharding.Mesh, heads: Mapping[str, tuple]) -> dict[str, Model]:
-  """Every model of the config, with pretrained or fresh parameters on the mesh; `heads`: model -> the value heads it must have.
+  """Every model of the config, with pretrained or fresh parameters on the mesh; `heads`: model -> the heads it must have.
 
   A copy shares the arrays of its original until a phase takes it.
   """
@@ -223,15 +223,16 @@ def policies(c, name, spec, size):
   given = bound.static.get('vocab')
   if given is not None and given != size:
     raise ConfigError(f"model '{name}' has a vocabulary of {given}, the tokenizer one of {size}: leave `vocab` out or make them equal.")
-  return made('policy', spec, vocab=size)
+  policy = made('policy', spec, vocab=size)
+  return policy._replace(heads={**policy.heads, **{n: made('head', s) for n, s in c.heads.items()}})
 
 
 def with_heads(params: Any, policy: Any, heads: tuple, key: jax.Array) -> Any:
-  """Parameters with a value head for each name."""
+  """Parameters with those of a head for each name."""
   if not heads:
     return params
   hidden = jax.numpy.zeros((1, policy.config.dim), jax.numpy.float32)
-  values = {h: value_head().init(jax.random.fold_in(key, zlib.crc32(h.encode()) & 0x7fffffff), hidden) for h in heads}
+  values = {h: policy.heads.get(h, value_head()).init(jax.random.fold_in(key, zlib.crc32(h.encode()) & 0x7fffffff), hidden) for h in heads}
   return {**params, 'heads': values}
 
 

@@ -15,6 +15,7 @@ from rlx.grow.tokenizer import Tokenizer, render, shown
 from rlx.learn import mesh as meshes
 from rlx.learn import objective
 from rlx.learn.pack import Bucket
+from rlx.learn.partition import trained
 from rlx.types import Batch, Model, Nodes, Tokens, Turn
 
 SHAPE = jax.ShapeDtypeStruct
@@ -64,6 +65,8 @@ def check(c: ml_collections.ConfigDict, env: Any, phases: Sequence[assemble.Phas
     size = assemble.policies(c, 'policy', c.models.policy, None).config.vocab
   policies = {n: assemble.policies(c, n, s, _vocab(c, s, size)) for n, s in c.models.items()}
   wanted, lines = assemble.heads(c), []
+  if idle := sorted(set(c.heads) - {h for names in wanted.values() for h in names}):
+    raise ConfigError(f"c.heads names '{idle[0]}', which no loss and no transform reads; they read {sorted({h for v in wanted.values() for h in v})}.")
   original = lambda n: c.models[n]['copy'] if assemble.copies(c.models[n]) else n
   abstract = {n: jax.eval_shape(lambda k, n=n, p=p: assemble.with_heads(p.init(k), p, wanted.get(original(n), ()), k), jax.random.key(0))
               for n, p in policies.items()}
@@ -76,7 +79,7 @@ def check(c: ml_collections.ConfigDict, env: Any, phases: Sequence[assemble.Phas
     bucket = phase.buckets[-1]
     batch = abstract_batch(bucket, assemble.columns(phase))
     jax.eval_shape(lambda batch, phase=phase: _trace(phase, policies, abstract, batch), batch)
-    lines.append(_line(phase, policies['policy'].config, abstract, bucket))
+    lines.append(_line(phase, policies, abstract, bucket))
   return '\n'.join(lines)
 
 
@@ -174,14 +177,17 @@ def abstract_batch(b: Bucket, columns: dict) -> Batch:
   return Batch(nodes=nodes, tokens=tokens, prompt=table('prompt', (b.prompts,), f))
 
 
-def _line(phase, policy, params, bucket):
+def _line(phase, policies, params, bucket):
   parts = []
   for learner in phase.learners:
-    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params[learner.model]))
-    count = sum(x.size for x in jax.tree.leaves(params[learner.model]))
-    parts.append(f"{learner.name} trains '{learner.model}' ({count:,} parameters, {4 * size / 2**20:.1f} MiB with gradients and moments)")
+    every = params[learner.model]
+    own = trained(policies[learner.model], every)
+    count, of = (sum(x.size for x in jax.tree.leaves(p)) for p in (own, every))
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((every, own, own, own)))
+    what = f'{of:,} parameters' if count == of else f'{count:,} of {of:,} parameters'
+    parts.append(f"{learner.name} trains '{learner.model}' ({what}, {size / 2**20:.1f} MiB with gradients and moments)")
   c = phase.config
-  width = lambda k, d: getattr(policy, k, None) or d
+  width = lambda k, d: getattr(policies['policy'].config, k, None) or d
   heads = width('kv_heads', width('heads', 4))
   cache = 2 * 4 * c.sampler.slots * c.sampler.width * width('layers', 2) * heads * width('head_dim', width('dim', 128) // width('heads', 4))
   return (f"phase '{phase.name}': {phase.steps} steps of {phase.prompts} prompts from {phase.source.name}; {'; '.join(parts)}; "

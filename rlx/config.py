@@ -26,7 +26,7 @@ import numpy as np
 KINDS = dict(
     env='rlx.envs', context='rlx.contexts', explorer='rlx.explorers', probe='rlx.probes', reward='rlx.rewards',
     curriculum='rlx.curricula', transform='rlx.transforms', estimator='rlx.estimators', selector='rlx.selectors',
-    loss='rlx.losses', policy='rlx.models',
+    loss='rlx.losses', policy='rlx.models', head='rlx.models.heads',
     average='rlx.average', rows='rlx.learn.rows', tx='rlx.learn.optimizers', segment='rlx.grow.segment', label='rlx.grow.labels',
     source='rlx.grow.sources', tokenizer='rlx.grow.tokenizer', scorer='rlx.grow.scorers')
 

@@ -102,10 +102,11 @@ def _opened(workdir, step):
   with open(path, encoding='utf-8') as f:
     c = ml_collections.ConfigDict(tuples(json.load(f)), type_safe=False)
   world, phases = _open(c, workdir)
+  world = world._replace(models=courses.rebase(world.models, workdir))
   meta = courses.kept(folder, newest)
   at = phases[min(meta['course']['phase'], len(phases) - 1)]
   saved = checkpoint.restore(folder, courses.first_states(at, world), step=newest)[0]
-  params = {**saved['frozen'], **{l.model: saved['states'][l.name].params for l in at.learners}}
+  params = courses.parameters(saved, at, courses.bases(at, world))
   models = {n: m._replace(params=params[n]) for n, m in world.models.items()}
   return c, world._replace(models=models), phases[-1].plan, newest
 

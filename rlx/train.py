@@ -74,10 +74,11 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
       if resumed is not None:
         kept, resumed = checkpoint.restore(folder, kept, step=resumed)[0], None
       states, frozen = kept['states'], kept['frozen']
+      bases = courses.bases(phase, world)
       if course.drawn is None:
         course.drawn = phase.curriculum.init()
       assemble.remember(phase.plan.rewards, course.memory)
-      now = lambda phase=phase, states=states, frozen=frozen: {**frozen, **{l.model: states[l.name].params for l in phase.learners}}
+      now = lambda phase=phase, kept=kept, bases=bases: courses.parameters(kept, phase, bases)
       fns = steps.make(phase.learners, phase.transforms, world.models, world.mesh, phase.buckets,
                        temperature=phase.config.sampling.temperature, implementation=phase.config.head)
       columns = pack_columns(phase)
@@ -321,10 +322,13 @@ def start(c: ml_collections.ConfigDict, workdir: str) -> tuple[assemble.World, l
   tok = assemble.tokenizer(c, env, workdir)
   contexts(phases, env, tok)
   mesh = meshes.create(**c.mesh)
-  models = assemble.models(c, tok, mesh, assemble.heads(c))
+  own = models = assemble.models(c, tok, mesh, assemble.heads(c))
   if c.init_from:
     from rlx import session   # it reads configs of other runs, which may name this file
-    models = courses.inherit(models, session.load(c.init_from).world.models, c.init_from)
+    models = courses.inherit(own, session.restored(c.init_from)[1], c.init_from)
+  if newest is None:
+    courses.keep_bases(models, own, workdir)
+  models = courses.rebase(models, workdir)
   with open(os.path.join(workdir, 'config.json'), 'w', encoding='utf-8') as f:
     json.dump(config.plain(c), f, indent=1)
   return assemble.World(env, tok, models, mesh), phases

@@ -116,12 +116,16 @@ class Policy(NamedTuple):
   `init(key) -> params`; `apply(params, ids, position, last, cache=None) -> (hidden [R, T, D], cache)`, token j is seen by i iff
   j <= i < last[j]; `head(params) -> [D, V]`. `config` is the record the functions were closed over (dims, vocabulary).
   `load(shardings) -> params`, where there are pretrained weights: those leaves of `init`'s tree that they hold.
+  `trainable(path) -> bool` says of a leaf, 'layers/mlp/up/kernel', whether it is trained; None: all are. Those of heads always are.
+  `heads`: name -> (init, apply) of a small part that reads hidden states (`rlx.models.heads`); others are linear values.
   """
   init: Callable
   apply: Callable
   head: Callable
   config: Any
   load: Callable | None = None
+  trainable: Callable | None = None
+  heads: Mapping[str, Any] = {}
 
 
 class Model(NamedTuple):

@@ -88,7 +88,7 @@ class Engine:
   used: np.ndarray                  # [B]    when last
   holder: np.ndarray                # [B]    the slot that holds the first ids of this one
   shared: np.ndarray                # [B]    how many of them; 0: its own
-  prepared: Any = None              # the parameters as the sampler reads them, made when they are first needed
+  params: Any = None                # the model's as the sampler reads them; None: made when it next does
   clock: int = 0
   read: int = 0                     # ids read, padding not counted
   drawn: int = 0
@@ -109,7 +109,7 @@ def create(model: Model, limits: Limits, stop: Stop) -> Engine:
 
 def refresh(engine: Engine, params) -> None:
   """New parameters: what was read with the old ones is forgotten, and which slot was used when."""
-  engine.model, engine.prepared = engine.model._replace(params=params), None
+  engine.model, engine.params = engine.model._replace(params=params), None
   engine.length[:] = engine.shared[:] = 0
   engine.ready[:] = -1
   engine.busy[:] = False
@@ -373,9 +373,9 @@ def _note(engine, slots, at, ids, count):
 
 
 def _params(engine):
-  if engine.prepared is None:
-    engine.prepared = engine.sampler.prepare(engine.model.params)
-  return engine.prepared
+  if engine.params is None:
+    engine.params = engine.sampler.prepare(engine.model.params)
+  return engine.params
 
 
 def _current(engine):

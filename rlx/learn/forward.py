@@ -93,7 +93,7 @@ def forward(policy: Policy, params: Any, batch: Batch | Tokens, *, temperature=1
   logp, entropy, *values = linear_logp(hidden, policy.head(params), picked.here(tokens.ids), temperature=temperature, extra=extra,
                                        tied=_tied(policy), implementation=implementation)
   return Out(logp=picked.back(logp), entropy=picked.back(entropy),
-             value={name: picked.back(value_head().apply(params['heads'][name], hidden)) for name in heads},
+             value={name: picked.back(policy.heads.get(name, value_head()).apply(params['heads'][name], hidden)) for name in heads},
              extra=jax.tree.map(picked.back, values[0] if values else {}))
 
 

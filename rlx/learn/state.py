@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 import optax
 
-from rlx.learn import objective
+from rlx.learn import objective, partition
 from rlx.learn.forward import forward, forward_loss, temperatures
 from rlx.learn.mesh import replicated
 from rlx.types import Array, Batch, Out, Policy, struct
@@ -18,7 +18,7 @@ from rlx.types import Array, Batch, Out, Policy, struct
 @struct
 class TrainState:
   """Everything a learner carries from step to step."""
-  params: Any
+  params: Any       # those that are trained, None in place of the others
   opt_state: Any
   carry: Any        # states of stateful estimators, selectors and losses
   updates: Array    # [] i32
@@ -60,8 +60,9 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
   """Makes the jitted update of a learner; `where` are the `shardings` of its state, which it keeps.
 
   Returns:
-    `step(state, batch, credits, rows [M], hypers, key) -> (state, metrics)`: one optimizer step on the rows of the batch, with
-    randomness of its own from the run's key; the state's buffers are donated. A gradient that is not finite leaves the
+    `step(state, batch, credits, rows [M], hypers, key, base=None) -> (state, metrics)`: one optimizer step on the rows of the
+    batch, with randomness of its own from the run's key; the state's buffers are donated. `base` are the parameters that are
+    not trained (`partition`): they get no gradient, and what only they would need is not kept. A gradient that is not finite leaves the
     parameters as they were and is counted in `skipped`. Metrics are means over kept tokens: `loss/<track>`, `entropy`, `kl` (k3
     of the behaviour from the policy), `ratio_gap` mean |r - 1|, `logp_gap` mean |log r|, `nll`, `tokens`; beside them
     `grad_norm` and `clip_share`: of the kept tokens with an advantage, those whose policy gradient a loss cut to 0.
@@ -79,25 +80,25 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
       raise ValueError("head='fused' needs losses that are local and read no value head; set head=None, which takes what each learner allows.")
     implementation = None
 
-  def run(params, batch, hypers):
+  def run(params, base, batch, hypers):
     heads, extra = objective.wants(tracks, hypers)
-    return forward(policy, params, batch, temperature=temperatures(batch.tokens, temperature), heads=heads, extra=extra,
+    return forward(policy, partition.combine(params, base), batch, temperature=temperatures(batch.tokens, temperature), heads=heads, extra=extra,
                    actions=actions, implementation=implementation)
 
-  def sloped(params, batch, credits, weight, stats, hypers):
+  def sloped(params, base, batch, credits, weight, stats, hypers):
     """The loss of a microbatch, its gradient made in the forward pass, and what the model says, without a gradient."""
     token, place = _token_columns(stats, batch.tokens.ids.shape)
     def term(out, batch, columns):
       credits, weight, token = columns
       parts = objective.terms(tracks, hypers, out, batch, credits, weight, place(token))
       return sum(hypers[name]['coef'] * part for name, part in parts.items())
-    return forward_loss(policy, params, batch, term, (credits, weight, token), temperature=temperatures(batch.tokens, temperature),
-                        extra=objective.wants(tracks, hypers)[1], actions=actions)
+    return forward_loss(policy, partition.combine(params, base), batch, term, (credits, weight, token),
+                        temperature=temperatures(batch.tokens, temperature), extra=objective.wants(tracks, hypers)[1], actions=actions)
 
-  def part(params, batch, credits, weight, stats, hypers, carry, key, look):
+  def part(params, base, batch, credits, weight, stats, hypers, carry, key, look):
     """The loss of a microbatch; beside it what was seen, each track's part, and the carry."""
     early = fused and not look     # after a look at the whole minibatch the logits are needed again anyway
-    loss, out = sloped(params, batch, credits, weight, stats, hypers) if early else (None, run(params, batch, hypers))
+    loss, out = sloped(params, base, batch, credits, weight, stats, hypers) if early else (None, run(params, base, batch, hypers))
     if look:
       carry, stats = objective.prepare(tracks, hypers, carry, out, batch, credits, key)
     value, parts = objective.total(tracks, hypers, out, batch, credits, weight, stats)
@@ -106,7 +107,7 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
 
   grad = jax.grad(part, has_aux=True)
 
-  def step(state, batch, credits, rows, hypers, key):
+  def step(state, batch, credits, rows, hypers, key, base=None):
     key = jax.random.fold_in(key, state.updates)
     batch, credits = take(batch, credits, rows)
     weight = objective.weights(tracks, hypers, batch, credits)
@@ -116,12 +117,12 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
       raise ValueError(f'a minibatch of {count} rows does not divide into microbatches of {size}.')
     carry, stats = state.carry, {name: [()] * len(t.loss) for name, t in tracks.items()}
     if size == count:
-      grads, (seen, parts, carry) = grad(state.params, batch, credits, weight, stats, hypers, carry, key, looks)
+      grads, (seen, parts, carry) = grad(state.params, base, batch, credits, weight, stats, hypers, carry, key, looks)
     else:
       split = lambda x: x.reshape((count // size, size) + x.shape[1:])
       pieces = jax.tree.map(split, (batch.tokens, credits, weight))
       if looks:
-        outs = jax.lax.map(lambda tokens: run(state.params, dataclasses.replace(batch, tokens=tokens), hypers), pieces[0])
+        outs = jax.lax.map(lambda tokens: run(state.params, base, dataclasses.replace(batch, tokens=tokens), hypers), pieces[0])
         join = lambda x: x.reshape((count,) + x.shape[2:])
         carry, stats = objective.prepare(tracks, hypers, carry, jax.tree.map(join, outs), batch, credits, key)
 
@@ -130,7 +131,8 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
 
       def one(piece):
         tokens, c, w, token = piece
-        grads, (seen, parts, _) = grad(state.params, dataclasses.replace(batch, tokens=tokens), c, w, place(token), hypers, carry, key, False)
+        grads, (seen, parts, _) = grad(state.params, base, dataclasses.replace(batch, tokens=tokens), c, w, place(token), hypers, carry, key,
+                                       False)
         return grads, parts, seen
 
       shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], pieces))

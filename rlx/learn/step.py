@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.learn import mesh as meshes
-from rlx.learn import objective, state
+from rlx.learn import objective, partition, state
 from rlx.masked import node_mean
 from rlx.types import Batch, Model
 
@@ -55,7 +55,7 @@ def make(learners: Sequence, transforms: Sequence, models: Mapping[str, Model], 
     carry = None if where[learner.name] is None else where[learner.name].carry
     return jax.jit(run, out_shardings=(None, None, carry, None, None))
 
-  where = {l.name: state.shardings(models[l.model].params, l.tx, l.tracks) for l in learners}
+  where = {l.name: state.shardings(partition.trained(models[l.model].policy, models[l.model].params), l.tx, l.tracks) for l in learners}
   return Functions(
       jax.jit(transform) if transforms else None, {l.name: assess(l) for l in learners},
       {(l.name, b): state.update(l.tracks, models[l.model].policy, l.tx, temperature=temperature, microbatch=l.microbatch,
@@ -126,7 +126,7 @@ def _spread(units, count, size):
 
 def learn(fns: Functions, learner: Any, train_state: state.TrainState, params: Mapping[str, Any], batch: Batch, packed: Any, *,
           step: int, key: jax.Array, compact: bool = True, stages: Callable = lambda name: None) -> tuple:
-  """One learner's work on one batch: credit once, then its epochs of minibatches.
+  """One learner's work on one batch: credit once, then its epochs of minibatches. `params`: model -> all of its parameters.
 
   Returns:
     (state, metrics of each update, track -> advantages of each group's steps).
@@ -140,12 +140,13 @@ def learn(fns: Functions, learner: Any, train_state: state.TrainState, params: M
   if learner.microbatch and size % min(learner.microbatch, size):
     size = learner.minibatch
   groups = row_groups(packed, learner.unit)
+  base = partition.rest(params[learner.model], train_state.params)
   results = []
   for epoch in range(learner.epochs):
     seed = (*np.asarray(jax.random.key_data(key)).tolist(), step, epoch)
     for rows in minibatches(alive, groups, size=size, unit=learner.unit, compact=compact, seed=seed):
       stages('update')
-      train_state, seen = fns.update[learner.name, packed.bucket](train_state, batch, credits, rows, hypers, key)
+      train_state, seen = fns.update[learner.name, packed.bucket](train_state, batch, credits, rows, hypers, key, base)
       results.append(seen)
   per_group = {name: [adv[f:f + len(g.nodes)].tolist() for g, f in zip(packed.groups, packed.first, strict=True)]
                for name, adv in shown.items()}

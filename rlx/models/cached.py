@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlx.models.lora import merged
 from rlx.types import Array, struct
 
 HIDDEN = -1e30   # score of a token that is not seen; finite, so that a row that sees nothing stays finite
@@ -55,7 +56,8 @@ def tables(config, rows: int, width: int, dtype: str | None = None) -> list:
 
 
 def prepared(config, params):
-  """Parameters as `cached` reads them: a list of layers, kernels as 'weight' `[outputs, inputs]` in the dtype of the computation.
+  """Parameters as `cached` reads them: a list of layers, kernels as 'weight' `[outputs, inputs]` in the dtype of the computation,
+  adapters merged.
 
   Done once for many calls: it copies every kernel. Of prepared parameters a second call changes nothing.
   """
@@ -63,7 +65,9 @@ def prepared(config, params):
   if isinstance(layers, list) and 'weight' in layers[0]['attention']['q']:
     return params
   if not isinstance(layers, list):
-    layers = [jax.tree.map(lambda x: x[i], layers) for i in range(config.layers)]
+    params = merged(params)
+    stacks = [params[name] for name in ('lower', 'layers') if name in params]
+    layers = [jax.tree.map(lambda x: x[i], s) for s in stacks for i in range(jax.tree.leaves(s)[0].shape[0])]
   cast = lambda x: x.astype(config.dtype)
 
   def leaf(w):
@@ -72,7 +76,8 @@ def prepared(config, params):
     if 'kernel' not in w:
       return {k: leaf(v) for k, v in w.items()}
     return dict(weight=jnp.swapaxes(cast(w['kernel']), -1, -2), **{k: cast(v) for k, v in w.items() if k != 'kernel'})
-  out = dict(params, layers=list(map(leaf, layers)), embed=dict(table=cast(params['embed']['table'])))
+  out = {k: v for k, v in params.items() if k != 'lower'}
+  out |= dict(layers=list(map(leaf, layers)), embed=dict(table=cast(params['embed']['table'])))
   return dict(out, head=leaf(params['head'])) if 'head' in params else out
 
 

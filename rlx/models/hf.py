@@ -16,7 +16,7 @@ from flax import traverse_util
 import jax
 import numpy as np
 
-from rlx.models import tensors
+from rlx.models import lora, tensors
 
 FAMILIES = dict(llama='LlamaForCausalLM', qwen2='Qwen2ForCausalLM', qwen3='Qwen3ForCausalLM')
 
@@ -265,7 +265,7 @@ def save(folder: str, policy_config: Any, params: Any, files: Mapping[str, Any] 
   Args:
     folder: must not be there yet, or be empty.
     policy_config: `policy.config`.
-    params: of the policy; value heads are left out.
+    params: of the policy; adapters are merged, value heads are left out.
     files: what `pretrained.tokenizer_files` gives: tokenizer (JSON text), config (a dict), template (text or None).
     like: config.json of the model it was trained from.
     dtype: 'float32' | 'bfloat16' | 'float16' of the tensors.
@@ -275,7 +275,7 @@ def save(folder: str, policy_config: Any, params: Any, files: Mapping[str, Any] 
     ValueError: a policy of no known family; a folder that is taken; an unknown dtype.
   """
   config = config_of(policy_config, like, dtype=dtype)
-  named = unstacked(params)
+  named = unstacked(lora.merged(params))
   write(folder, config, named, files, dtype=dtype, shard_bytes=shard_bytes)
 
 

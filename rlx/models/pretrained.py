@@ -20,7 +20,7 @@ def pretrained(*, path: str, vocab: int | None = None, dtype: str = 'float32', r
     path: a folder in the Hugging Face layout (config.json, safetensors), a .gguf file, or a name that `python -m rlx.fetch` knows.
     vocab: size of the tokenizer; the model's may be larger (padded), never smaller. None: not compared.
     dtype, remat: as in `transformer`.
-    **options: other keywords of `transformer` that are no part of the architecture, such as `unroll`.
+    **options: other keywords of `transformer` that are no part of the architecture, such as `unroll`, `freeze` and `lora`.
 
   Returns:
     `Policy` with `load(shardings) -> params`, the weights in float32; `init` draws random ones of the same shapes.

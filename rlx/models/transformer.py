@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlx.models import lora as loras
 from rlx.models.cached import HIDDEN, cached, visible
 from rlx.types import Policy
 
@@ -40,6 +41,8 @@ class Config:
   init_scale: float
   embed_init: float
   residual_init: float
+  freeze: int
+  lora: loras.Adapters | None
 
 
 def transformer(*, vocab: int, layers: int = 2, dim: int = 128, heads: int = 4, kv_heads: int | None = None,
@@ -47,7 +50,7 @@ def transformer(*, vocab: int, layers: int = 2, dim: int = 128, heads: int = 4, 
                 rope_scaling: Mapping | None = None, norm_eps: float = 1e-6, tied: bool = True, qkv_bias: bool = False,
                 qk_norm: bool = False, embed_scale: bool = False, dtype: str = 'float32', remat: str = 'none',
                 unroll: bool | None = None, init_scale: float = 1., embed_init: float = 0.5,
-                residual_init: float = 0.5) -> Policy:
+                residual_init: float = 0.5, freeze: int = 0, lora: Mapping | None = None) -> Policy:
   """A decoder-only transformer: RMSNorm, rotary positions, grouped-query attention, gated or squared-ReLU units.
 
     x += o(attention(norm(x)));  x += down(act(norm(x)));  hidden = norm(x);  logits = hidden @ head
@@ -71,19 +74,25 @@ def transformer(*, vocab: int, layers: int = 2, dim: int = 128, heads: int = 4, 
     qkv_bias: biases on q, k and v.
     qk_norm: RMSNorm over each head of q and k, before the rotation.
     embed_scale: multiplies embeddings by sqrt(dim).
-    dtype: of the computation, 'float32' | 'bfloat16'. Parameters, norms and softmax are float32.
+    dtype: of the computation, 'float32' | 'bfloat16': of products, the residual stream and the cache. Parameters (and so their
+      gradients and moments), norms, softmax, logits and log-probabilities are float32.
     remat: what the backward pass computes again: 'none', 'full' (a layer keeps its input only), 'dots' (keeps matrix products).
     unroll: a Python loop over layers instead of `lax.scan`: faster on a CPU, slower to compile. None: up to 4 layers.
     init_scale, embed_init, residual_init: standard deviations at the start, times 1 / sqrt(inputs) for kernels, 1 / sqrt(dim)
       for the embedding and 1 / sqrt(inputs * layers) for the two kernels that write to the residual stream.
+    freeze: the embedding (with it a tied head) and this many of the lowest layers are not trained; they stand in 'lower/...',
+      of which nothing is kept or computed for the backward pass. 0: everything is trained.
+    lora: None, or dict(rank=16, alpha=32., targets=('q', 'k', 'v', 'o', 'gate', 'up', 'down')), by default all that a layer
+      has: only adapters of these products are trained, with `freeze` those of the layers above. See `rlx.models.lora`.
 
   Returns:
-    `Policy(init, apply, head, config)`. `apply(params, ids, position, last, cache=None, pick=None)` with all three `[R, T]`
+    `Policy(init, apply, head, config)`, with `trainable` where not all is trained. `apply(params, ids, position, last, cache=None, pick=None)` with all three `[R, T]`
     i32 gives (hidden `[R, T, D]` after the final norm, cache). `params` may be what `split` returns. `pick` `[R, P]` i32
     names the only tokens whose hidden state is wanted: `[R, P, D]`, and the last layer's work for the others is saved.
 
   Raises:
-    ValueError: sizes that do not divide, an odd head size, an unknown activation, remat or kind of rope scaling.
+    ValueError: sizes that do not divide, an odd head size, an unknown activation, remat or kind of rope scaling, a `freeze` that leaves no layer,
+      a rank below 1 or a target that the layers do not have.
 
   Proof: twin.
   """
@@ -99,6 +108,9 @@ def transformer(*, vocab: int, layers: int = 2, dim: int = 128, heads: int = 4, 
   for name, (value, known) in known_values.items():
     if value not in known:
       raise ValueError(f'{name}={value!r} is not one of {known}')
+  if isinstance(freeze, bool) or not isinstance(freeze, int) or not 0 <= freeze < layers:
+    raise ValueError(f'freeze={freeze!r} must be a whole number of layers, 0 to {layers - 1}: at least one of {layers} is trained')
+  products = [name for name in loras.TARGETS if name != 'gate' or activation == 'swiglu']
   if ff is None:
     ff = -(-(8 * dim // 3 if activation == 'swiglu' else 4 * dim) // 8) * 8
   c = Config(
@@ -106,11 +118,15 @@ def transformer(*, vocab: int, layers: int = 2, dim: int = 128, heads: int = 4, 
       rope_base=float(rope_base), rope_scaling=tuple(sorted(rope_scaling.items())) if rope_scaling else None,
       norm_eps=float(norm_eps), tied=tied, qkv_bias=qkv_bias, qk_norm=qk_norm, embed_scale=embed_scale,
       dtype=jnp.dtype(dtype).name, remat=remat, unroll=layers <= 4 if unroll is None else unroll,
-      init_scale=float(init_scale), embed_init=float(embed_init), residual_init=float(residual_init))
+      init_scale=float(init_scale), embed_init=float(embed_init), residual_init=float(residual_init),
+      freeze=freeze, lora=None if lora is None else loras.adapters(lora, products))
   rates = frequencies(c)
 
   def init(key):
-    return _init(c, key)
+    params = _init(c, key)
+    if c.freeze:
+      params = loras.lowered(params, c.freeze)
+    return params if c.lora is None else loras.adapted(params, c.lora, jax.random.fold_in(key, 9))
 
   def apply(params, ids, position, last, cache=None, pick=None):
     return _apply(c, rates, params, ids, position, last, cache, pick)
@@ -120,7 +136,10 @@ def transformer(*, vocab: int, layers: int = 2, dim: int = 128, heads: int = 4, 
       return params['embed']['table'].T
     return params['head']['kernel'] if 'kernel' in params['head'] else params['head']['weight'].T   # as `prepared` leaves it
 
-  return Policy(init, apply, head, c)
+  def trainable(path):
+    return path.rpartition('/')[2] in loras.TRAINED if c.lora else not path.startswith(('embed/', 'lower/'))
+
+  return Policy(init, apply, head, c, trainable=trainable if c.lora or c.freeze else None)
 
 
 def frequencies(config: Config) -> np.ndarray:
@@ -147,15 +166,18 @@ def frequencies(config: Config) -> np.ndarray:
 def split(params, dtype: str | None = None):
   """Parameters with a list of layers in place of the stacked arrays, for loops over tokens: done once, outside the loop.
 
-  `dtype` also casts what is only read in that type: kernels, biases and the embedding. Of split parameters a second call
-  changes nothing.
+  `dtype` is for sampling: adapters are merged, and what is only read in that type is cast: kernels, biases and the embedding.
+  Of split parameters a second call changes nothing.
   """
   if dtype is not None:
+    params = loras.merged(params)
     params = jax.tree_util.tree_map_with_path(lambda path, x: x if path[-1].key == 'scale' else x.astype(dtype), params)
   if isinstance(params['layers'], list):
     return params
-  count = jax.tree.leaves(params['layers'])[0].shape[0]
-  return {**params, 'layers': [jax.tree.map(lambda x: x[i], params['layers']) for i in range(count)]}
+  layers = []
+  for stack in [params[name] for name in ('lower', 'layers') if name in params]:
+    layers += [jax.tree.map(lambda x: x[i], stack) for i in range(jax.tree.leaves(stack)[0].shape[0])]
+  return {**{k: v for k, v in params.items() if k != 'lower'}, 'layers': layers}
 
 
 # ---- the functions of the policy -----------------------------------------------------------------------------------
@@ -208,11 +230,11 @@ def _apply(c, rates, params, ids, position, last, cache, pick):
     for w in layers[:-1]:
       x = layer(x, w)
     x = layer(x, layers[-1], pick)
-  elif pick is None:
-    x, _ = jax.lax.scan(lambda x, w: (layer(x, w), None), x, layers)
   else:
-    x, _ = jax.lax.scan(lambda x, w: (layer(x, w), None), x, jax.tree.map(lambda w: w[:-1], layers))
-    x = layer(x, jax.tree.map(lambda w: w[-1], layers), pick)
+    through = lambda x, stack: jax.lax.scan(lambda x, w: (layer(x, w), None), x, stack)[0]
+    x = through(x, params['lower']) if 'lower' in params else x
+    x = through(x, layers if pick is None else jax.tree.map(lambda w: w[:-1], layers))
+    x = x if pick is None else layer(x, jax.tree.map(lambda w: w[-1], layers), pick)
   return _norm(c, x, params['norm']), None
 
 
@@ -290,4 +312,6 @@ def _norm(c, x, w):
 
 def _dense(c, x, w):
   y = x @ w['kernel'].astype(c.dtype)
+  if 'lora_a' in w:
+    y = y + (x @ w['lora_a'].astype(c.dtype) * w['lora_scale'].astype(c.dtype)) @ w['lora_b'].astype(c.dtype)
   return y + w['bias'].astype(c.dtype)[None, None] if 'bias' in w else y
