@@ -19,9 +19,11 @@ from rlx.grow import tokenizer as tokenizers
 from rlx.learn import mesh as meshes
 from rlx.learn import objective
 from rlx.learn.pack import Bucket
+from rlx.models import pretrained as files
 from rlx.models.heads import value_head
 from rlx.types import Model
 
+HEADS = ('fused', 'xla', 'reference')
 TEXTS = 2000   # expert episodes a tokenizer is made from
 FIXED = ('seed', 'workdir', 'cache', 'env', 'tokenizer', 'models', 'heads', 'mesh', 'sharding', 'sampler', 'phases', 'init_from', 'summary',
          'episodes')   # made once a run: no phase may change them
@@ -168,11 +170,22 @@ def models(c: ml_collections.ConfigDict, tok: Any, mesh: jax.sharding.Mesh, head
     policy = policies(c, name, spec, tok.size)
     if copies(spec):
       continue
+    _same_tokens(c, name, spec)
     key = jax.random.fold_in(jax.random.key(c.seed), zlib.crc32(name.encode()) & 0x7fffffff)
     init = lambda key, policy=policy, wanted=heads.get(name, ()): with_heads(policy.init(key), policy, wanted, key)
     shardings = meshes.shard_params(jax.eval_shape(init, key), tuple(map(tuple, c.sharding)), mesh)
     out[name] = Model(policy, _parameters(policy, init, key, shardings), tok)
   return {name: out[spec['copy'] if copies(spec) else name] for name, spec in sorted(c.models.items())}
+
+
+def _same_tokens(c, name, spec):
+  """A pretrained model beside the policy reads the policy's ids, so they must mean the same to it."""
+  path = lambda spec: spec.get('path') if hasattr(spec, 'keys') and spec.get('name') == 'pretrained' else None
+  theirs, ours = path(policy_spec(spec)), path(pretrained_tokenizer(c) or c.tokenizer)
+  if theirs is None or theirs == ours:
+    return
+  if ours is None or files.vocabulary(theirs) != files.vocabulary(ours):
+    raise ConfigError(f"model '{name}' ('{theirs}') has another tokenizer than the policy: take a model of the policy's family.")
 
 
 def _parameters(policy, init, key, shardings):
@@ -333,6 +346,12 @@ def phase(c: ml_collections.ConfigDict, env: Any) -> Phase:
     raise ConfigError(f'sampler.turn {c.sampler.turn} leaves no room for a prompt in sampler.width {c.sampler.width}.')
   if not c.sampling.temperature >= 0:
     raise ConfigError(f'sampling.temperature must not be negative, it is {c.sampling.temperature}.')
+  trained = learners(c)
+  if c.head not in (None, *HEADS):
+    raise ConfigError(f"head is None, {', '.join(map(repr, HEADS[:-1]))} or {HEADS[-1]!r}, not {c.head!r}.")
+  if c.head == 'fused' and (unfit := [l.name for l in trained if not objective.fusible(l.tracks)]):
+    raise ConfigError(f"head='fused' needs losses that are local and read no value head, which those of learner '{unfit[0]}' are not: "
+                      'set head=None, which takes what each learner allows.')
   call = lambda kind, specs: tuple(_bound(b) for b in config.chain(kind, specs))
   context, = call('context', c.context)
   segment, = call('segment', c.segment) if c.segment else (None,)
@@ -345,7 +364,7 @@ def phase(c: ml_collections.ConfigDict, env: Any) -> Phase:
       name=c.phase.name, steps=c.phase.steps, prompts=c.on_policy_prompts, source=config.build('source', c.phase.source),
       curriculum=made('curriculum', c.curriculum, env=env, seed=c.seed), plan=plan, rows=rows, segment=segment,
       labels={k: call('label', v)[0] for k, v in c.labels.items()}, buckets=tuple(sorted(made_buckets, key=lambda b: b.rows * b.width)),
-      transforms=config.chain('transform', c.transforms), learners=learners(c), config=c)
+      transforms=config.chain('transform', c.transforms), learners=trained, config=c)
 
 
 def _bound(b):

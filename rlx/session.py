@@ -1,4 +1,4 @@
-"""A finished or running run, opened again: `rlx.load(workdir).sample('prompt')`."""
+"""A run opened again, or a config before it is trained: `rlx.load(workdir).sample('prompt')`, `session.create(c).evaluate('dev')`."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from rlx import assemble
+from rlx import assemble, compilation
 from rlx import course as courses
 from rlx.config import ConfigError
 from rlx.eval import evaluate
@@ -22,7 +22,7 @@ from rlx.types import Group, Task, Turn
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-  """A run's config, environment, tokenizer and the parameters of one checkpoint."""
+  """A config, its environment, its tokenizer and the parameters of one checkpoint, or those a run begins with (`step` 0)."""
   config: ml_collections.ConfigDict
   world: assemble.World
   plan: rollout.Plan
@@ -46,9 +46,33 @@ class Session:
     picks = [tasks[i] for i in range(min(prompts, len(tasks)))]
     return sorted(rollout.rollout(self.pool, picks, plan=self.plan, key=jax.random.key(seed)), key=lambda g: g.index)
 
-  def evaluate(self, split: str, *, prompts: int = 256, temperature: float = 1., samples: int = 1, seed: int = 0) -> dict[str, float]:
-    """`rlx.eval.evaluate` with this run's parameters."""
-    return evaluate(self.pool, self.plan, split=split, prompts=prompts, temperature=temperature, samples=samples, key=jax.random.key(seed))
+  def evaluate(self, split: str, *, prompts: int = 256, temperature: float = 1., samples: int = 1, seed: int = 0,
+               first: bool = False) -> dict[str, float]:
+    """`rlx.eval.evaluate` with these parameters."""
+    return evaluate(self.pool, self.plan, split=split, prompts=prompts, temperature=temperature, samples=samples,
+                    key=jax.random.key(seed), first=first)
+
+
+def create(c: ml_collections.ConfigDict) -> Session:
+  """The models of a config as they begin, pretrained or fresh (or those of `init_from`): nothing is trained and nothing is written.
+
+  Raises:
+    ConfigError: the config cannot work.
+  """
+  compilation.cache(c.cache)
+  world, phases = _open(c, c.init_from)
+  if c.init_from:
+    world = world._replace(models=courses.inherit(world.models, load(c.init_from).world.models, c.init_from))
+  return Session(c, world, phases[-1].plan, assemble.engines(c, world.models), 0)
+
+
+def _open(c, folder):
+  """What both have in common: the world, with the tokenizer saved in `folder`, and the phases."""
+  env = assemble.environment(c)
+  phases = [assemble.phase(one, env) for one in assemble.phases(c)]
+  tok = assemble.tokenizer(c, env, folder)
+  models = assemble.models(c, tok, meshes.create(**c.mesh), assemble.heads(c))
+  return assemble.World(env, tok, models, None), phases
 
 
 def load(workdir: str, step: Any = None) -> Session:
@@ -77,17 +101,14 @@ def _opened(workdir, step):
     raise ConfigError(f"'{workdir}' holds no checkpoint yet.")
   with open(path, encoding='utf-8') as f:
     c = ml_collections.ConfigDict(tuples(json.load(f)), type_safe=False)
-  env = assemble.environment(c)
-  tok = assemble.tokenizer(c, env, workdir)
-  models = courses.rebase(assemble.models(c, tok, meshes.create(**c.mesh), assemble.heads(c)), workdir)
+  world, phases = _open(c, workdir)
+  world = world._replace(models=courses.rebase(world.models, workdir))
   meta = courses.kept(folder, newest)
-  made = [assemble.phase(one, env) for one in assemble.phases(c)]
-  at = made[min(meta['course']['phase'], len(made) - 1)]
-  world = assemble.World(env, tok, models, None)
+  at = phases[min(meta['course']['phase'], len(phases) - 1)]
   saved = checkpoint.restore(folder, courses.first_states(at, world), step=newest)[0]
   params = courses.parameters(saved, at, courses.bases(at, world))
-  models = {n: m._replace(params=params[n]) for n, m in models.items()}
-  return c, world._replace(models=models), made[-1].plan, newest
+  models = {n: m._replace(params=params[n]) for n, m in world.models.items()}
+  return c, world._replace(models=models), phases[-1].plan, newest
 
 
 def tuples(value: Any) -> Any:

@@ -30,6 +30,12 @@ TAG = re.compile(f'<({"|".join(ACTS)})>(.*)</\\1>', re.DOTALL)
 
 # ---- acts ----------------------------------------------------------------------------------------------------------
 
+def prompt(env, q: Question) -> str:
+  """What an episode begins with."""
+  text = f'{q.db} : {q.text}'
+  return f'{env.instruction}\n\n{text}' if env.instruction else text
+
+
 def step(env, state, text):
   """One action: (state, what is observed, its act or None where it is no act, end, reward, metrics)."""
   act = TAG.fullmatch(text.strip())

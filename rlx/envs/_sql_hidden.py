@@ -94,6 +94,12 @@ def question(db: Database, rng: random.Random, synonyms: int) -> Question:
                   (of, *(word[c] for c in use)), (names,))
 
 
+def prompt(env, q: Question) -> str:
+  """What an episode begins with."""
+  text = f'{q.db} : {q.text}'
+  return f'{env.instruction}\n\n{text}' if env.instruction else text
+
+
 def step(env, state, text):
   """One action: (state, what is observed, its act or None where the tag is broken, end, reward, metrics)."""
   act = TAG.fullmatch(text.strip())

@@ -7,6 +7,7 @@ what steps do not measure (a slow function on long text): `ended_by` is then 'ti
 """
 
 import collections
+import contextlib
 import functools
 import os
 import pathlib
@@ -30,11 +31,13 @@ class Table(NamedTuple):
   columns: tuple[str, ...]
   types: tuple[str, ...]
   refers: tuple[str | None, ...]   # 'table . column' a column refers to
+  primary: tuple[str, ...] = ()    # columns of the primary key
 
 
 SQL_LENGTH = 4000      # characters of a query
 CONNECTIONS = 160      # open files a thread keeps
 TICK = 100             # VM steps between two looks at the limits
+REMEMBERED = 65_536    # bytes of a result; a longer one is quick to compute again, and thousands of them are a lot of memory
 
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: 10_000,           # bytes of a value or a row
@@ -54,6 +57,7 @@ _FUNCTIONS = frozenset((
     'abs avg coalesce count group_concat ifnull iif instr length like glob lower upper ltrim rtrim trim max min nullif replace '
     'round substr substring sum total typeof row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value '
     'last_value nth_value').split()) | frozenset(_DATES)
+_READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_READ}
 _CLOCK = {'now', 'localtime', 'utc', 'subsec', 'subsecond'}
 _SELECT = re.compile(r'(?>\s|--[^\n]*\n|/\*.*?\*/)*+(?:select|with|values)\b', re.IGNORECASE | re.DOTALL)   # never goes back
 
@@ -62,7 +66,7 @@ def execute(path: str, sql: str, *, max_rows: int = 200, max_bytes: int = 16_384
             seconds: float = 5.) -> Result:
   """Runs one SELECT; what is wrong with it is told as text, never raised.
 
-  Answers are remembered, so the file at `path` must not change.
+  Answers are remembered unless they are long, so the file at `path` must not change.
 
   Args:
     path: SQLite file.
@@ -79,24 +83,44 @@ def execute(path: str, sql: str, *, max_rows: int = 200, max_bytes: int = 16_384
     return Result(None, f'the query is longer than {SQL_LENGTH} characters', 'size')
   try:
     return _run(path, sql, max_rows, max_bytes, vm_steps, seconds)
-  except _TookTooLong:
-    return Result(None, 'the query took too long', 'time')
+  except _Passing as e:
+    return e.result
 
 
 @functools.lru_cache(maxsize=4096)
 def schema(path: str) -> tuple[Table, ...]:
   """The tables of a file in the order they were made."""
-  con = _open(path)
-  try:
+  with contextlib.closing(_open(path)) as con:
+    infos = {name: con.execute('SELECT name, type, pk FROM pragma_table_info(?)', (name,)).fetchall() for name in _tables(con, ('table',))}
+    primary = {name: tuple(c for c, _, pk in sorted(info, key=lambda i: i[2]) if pk) for name, info in infos.items()}
+    first = {name.lower(): key[0] for name, key in primary.items() if key}
     tables = []
-    for name in _tables(con, ('table',)):
-      columns, types = zip(*con.execute('SELECT name, type FROM pragma_table_info(?)', (name,)))
+    for name, info in infos.items():
       keys = con.execute('SELECT "from", "table", "to" FROM pragma_foreign_key_list(?)', (name,))
-      refers = {column: f'{table} . {to or "id"}' for column, table, to in keys}
-      tables.append(Table(name, columns, types, tuple(map(refers.get, columns))))
-  finally:
-    con.close()
+      refers = {column.lower(): f'{table} . {to or first.get(table.lower(), "id")}' for column, table, to in keys}   # without `to`: its key
+      columns, types, _ = zip(*info)
+      tables.append(Table(name, columns, types, tuple(refers.get(c.lower()) for c in columns), primary[name]))
   return tuple(tables)
+
+
+@functools.lru_cache(maxsize=4096)
+def reads(path: str, sql: str) -> tuple[tuple[str, ...], ...]:
+  """((table, column, column ...), ...): what a query reads, in the order in which SQLite comes upon it; () if it does not compile."""
+  found: dict[str, dict] = {}
+
+  def note(action, what, column, *_):
+    if action == sqlite3.SQLITE_READ and what.lower() in names:
+      found.setdefault(names[what.lower()], {}).update({column: None} if column else {})
+    return sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY
+
+  with contextlib.closing(_open(path)) as con:
+    names = {n.lower(): n for n in _tables(con, ('table',))}
+    con.set_authorizer(note)
+    try:
+      con.execute(f'EXPLAIN {sql}')
+    except (sqlite3.Error, sqlite3.Warning, ValueError):
+      return ()
+  return tuple((table, *columns) for table, columns in found.items())
 
 
 def agree(path: str, sql: str, gold: str, **limits) -> bool | None:
@@ -136,8 +160,12 @@ def _rounded(rows):
 
 # ---- one query -----------------------------------------------------------------------------------------------------
 
-class _TookTooLong(Exception):
-  """Passes through the memory of answers without being remembered."""
+class _Passing(Exception):
+  """A result that passes through the memory of answers without being remembered."""
+
+  def __init__(self, result):
+    super().__init__()
+    self.result = result
 
 
 @functools.lru_cache(maxsize=4096)
@@ -166,10 +194,12 @@ def _run(path, sql, max_rows, max_bytes, vm_steps, seconds):
       rows.append(row)
   except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError) as e:
     if ended_by == 'time':
-      raise _TookTooLong from None
+      raise _Passing(Result(None, 'the query took too long', 'time')) from None
     return Result(None, 'the query takes too many steps' if ended_by == 'steps' else str(e), ended_by)
   finally:
     con.set_progress_handler(None, 0)
+  if size > REMEMBERED:
+    raise _Passing(Result(tuple(rows)))
   return Result(tuple(rows))
 
 

@@ -1,8 +1,9 @@
 """A model's slots: which ids each slot has read, and one call that lets many paths speak.
 
-A context is looked up by its ids: the slot that has read the longest common prefix is continued or copied, and only the rest is
-read. Paths of one call that begin alike read that part once. So an episode never reads its own past again, branches of a tree
-and the answers to one prompt share it, and correctness does not depend on what is warm.
+A context is looked up by its ids: the slot that has read the longest common prefix is continued, and only the rest is read. Another
+path that begins with the same ids reads them where they lie: its slot names the one that holds its first `shared` ids, and the rows
+of one holder meet its keys together. Paths of one call that begin alike read that part once. So an episode never reads its own past
+again, branches of a tree and the answers to one prompt share it, and correctness does not depend on what is warm.
 """
 
 import dataclasses
@@ -25,9 +26,10 @@ class Limits(NamedTuple):
   turn: int = 128                   # ids an action may have
   chunk: int = 64                   # ids read in one call
   buckets: tuple[int, ...] = ()     # numbers of rows that are compiled, `slots` always among them
-  copy_from: int = 32               # a shared prefix shorter than this is read again rather than copied
+  copy_from: int = 32               # a prefix shorter than this is read again rather than shared
   on_full: str = 'end'              # what a path does that has no room for another turn: 'end' | 'window' | 'error'
   segment: int = 0                  # ids drawn in one call: rows that are done then stop costing; 0: a whole turn, or SEGMENT
+  share: int = 8                    # paths that meet a shared prefix in one product; more of them make several
 
 
 class Request(NamedTuple):
@@ -58,6 +60,7 @@ class Stop(NamedTuple):
 
 
 SEGMENT = 8   # ids drawn between two looks for a stop string
+SMALL = 128   # slots shorter than this are always read whole: another program would cost more than it saves
 
 
 def segment(limits: Limits, stop: Stop) -> int:
@@ -83,6 +86,8 @@ class Engine:
   ready: np.ndarray                 # [B]    behind how many of them its next logits stand
   busy: np.ndarray                  # [B]    bool
   used: np.ndarray                  # [B]    when last
+  holder: np.ndarray                # [B]    the slot that holds the first ids of this one
+  shared: np.ndarray                # [B]    how many of them; 0: its own
   params: Any = None                # the model's as the sampler reads them; None: made when it next does
   clock: int = 0
   read: int = 0                     # ids read, padding not counted
@@ -98,13 +103,14 @@ def create(model: Model, limits: Limits, stop: Stop) -> Engine:
   if isinstance(where, jax.sharding.NamedSharding):      # where the parameters live, or the first call compiles for a place of its own
     slots = jax.device_put(slots, jax.sharding.NamedSharding(where.mesh, jax.sharding.PartitionSpec()))
   return Engine(model, limits, stop, made, slots, np.zeros((B, S), np.int32), np.zeros(B, np.int32),
-                np.full(B, -1, np.int32), np.zeros(B, bool), np.zeros(B, np.int64))
+                np.full(B, -1, np.int32), np.zeros(B, bool), np.zeros(B, np.int64), np.arange(B, dtype=np.int32),
+                np.zeros(B, np.int32))
 
 
 def refresh(engine: Engine, params) -> None:
   """New parameters: what was read with the old ones is forgotten, and which slot was used when."""
   engine.model, engine.params = engine.model._replace(params=params), None
-  engine.length[:] = 0
+  engine.length[:] = engine.shared[:] = 0
   engine.ready[:] = -1
   engine.busy[:] = False
   engine.used[:] = 0
@@ -179,20 +185,22 @@ def _listen(engine, requests):
   want, size = _padded([r.context for r in requests], limits.width)
   engine.clock += 1
   engine.busy[slots[slots >= 0]] = True
-  copies, follows = _place(engine, want, size, slots)
+  links, follows = _place(engine, want, size, slots)
   engine.used[slots] = engine.clock
-  _copy(engine, copies)
+  _link(engine, links)
   rank = np.zeros(len(requests), int)    # who follows nobody reads first, then those who follow these, and so on
   for i, leader in follows.items():      # leaders stand before their followers
     rank[i] = rank[leader] + 1
   for turn in range(rank.max(initial=-1) + 1):
     wave = np.flatnonzero(rank == turn)
     if turn:
-      _copy(engine, {slots[i]: slots[follows[i]] for i in wave})
+      _link(engine, {slots[i]: (slots[j := follows[i]], min(int(_common(want[j], want[i])), int(size[j]))) for i in wave})
     at = slots[wave]
     common = np.minimum(_common(engine.known[at], want[wave]), engine.length[at])
     again = (common == size[wave]) & (engine.ready[at] != common)      # all is read, but the logits are gone
+    _release(engine, {s: c for s, c in zip(at.tolist(), common.tolist()) if c < engine.length[s]})
     engine.length[at] = common - again
+    engine.shared[at] = np.minimum(engine.shared[at], engine.length[at])
     _read(engine, at, want[wave], size[wave])
   return slots
 
@@ -208,18 +216,20 @@ def _padded(contexts, width):
 def _place(engine, want, size, slots):
   """Fills in `slots` where there is none yet.
 
-  A slot all of whose ids are wanted is continued. Otherwise the one used longest ago is taken, and what the context shares with
-  another slot, or with an earlier context of this call, is copied if it is long enough.
+  A slot all of whose ids are wanted is continued. Otherwise the one used longest ago is taken, those that hold ids of others last,
+  and what the context shares with another slot, or with an earlier context of this call, is linked if it is long enough.
 
   Returns:
-    ({slot: slot to copy from}, {request: request to copy from, once that has read}).
+    ({slot: (slot to link to, ids)}, {request: request to link to, once that has read}).
   """
   limits, new = engine.limits, np.flatnonzero(slots < 0).tolist()
-  order = np.argsort(engine.used + np.where(engine.busy, engine.clock + 1, 0), kind='stable')[:vacant(engine)]
+  holds = np.zeros(limits.slots, bool)
+  holds[engine.holder[engine.busy & (engine.shared > 0)]] = True
+  order = np.lexsort((engine.used, holds, engine.busy))[:vacant(engine)]
   if len(new) > len(order):
     raise ValueError(f'{len(new)} new paths want to speak at once, {len(order)} of {limits.slots} slots are vacant.')
   open_slots = dict.fromkeys(order.tolist())     # in the order they were used
-  copies, follows, firsts, seen = {}, {}, [], {}
+  links, follows, firsts, seen = {}, {}, [], {}
   for i in new:
     name = want[i].tobytes()
     if name in seen:
@@ -239,30 +249,96 @@ def _place(engine, want, size, slots):
       slot = next(iter(open_slots))
     have = common[slot]
     if common[best] >= limits.copy_from and common[best] > have:
-      copies[slot], have = best, common[best]
+      links[slot], have = (best, common[best]), common[best]
     if shared - have >= limits.copy_from:
-      copies.pop(slot, None)
+      links.pop(slot, None)
       follows[i] = leader
     slots[i] = slot
     engine.busy[slot] = True
     del open_slots[slot]
-  return copies, follows
+  return links, follows
 
 
 def _common(known, want):
-  """`[B]` ids that each row of known has in common with want, from the start."""
-  differs = known != (want[None] if want.ndim == 1 else want)
-  return np.where(differs.any(1), differs.argmax(1), known.shape[1])
+  """`[B]` ids that each row of known has in common with want, from the start; a number where known is one row."""
+  differs = known != (want[None] if want.ndim < known.ndim else want)
+  return np.where(differs.any(-1), differs.argmax(-1), known.shape[-1])
 
 
-def _copy(engine, sources):
-  """Slots become copies of other slots, as those are before any of it."""
-  if not sources:
+def _link(engine, links):
+  """Slots begin with ids of other slots: {slot: (other slot, ids)}. They are read where they lie.
+
+  An other slot that reads its own first ids elsewhere hands that on; only what it has read behind them itself is copied.
+  """
+  if not links:
     return
-  source = np.arange(engine.limits.slots, dtype=np.int32)
-  source[list(sources)] = list(sources.values())
-  engine.slots = engine.sampler.fork(engine.slots, source, engine.length[source])
-  engine.known, engine.length, engine.ready = engine.known[source], engine.length[source], engine.ready[source]
+  size = engine.limits.slots
+  source, until, voice = np.arange(size, dtype=np.int32), np.zeros(size, np.int32), np.arange(size, dtype=np.int32)
+  before = engine.holder.copy(), engine.shared.copy(), engine.known.copy(), engine.length.copy(), engine.ready.copy()
+  _release(engine, {s: 0 for s in links})
+  holder, shared, known, length, ready = before
+  for slot, (other, count) in links.items():
+    if shared[other] == 0 or count <= shared[other]:
+      engine.holder[slot], engine.shared[slot] = holder[other] if shared[other] else other, count
+    else:
+      engine.holder[slot], engine.shared[slot] = holder[other], shared[other]
+      source[slot], until[slot] = other, count
+    voice[slot] = other
+    engine.known[slot], engine.length[slot] = known[other], min(count, length[other])
+    engine.ready[slot] = ready[other]
+  engine.slots = engine.sampler.fork(engine.slots, source, until, voice) if until.any() else engine.sampler.echo(engine.slots, voice)
+
+
+def _release(engine, keep):
+  """Slots are about to lose what they hold behind their first ids, {slot: ids kept}: who reads it there gets it elsewhere.
+
+  Of the paths that still need it, the one that shares most becomes the holder of the others; what nobody needs is forgotten.
+  """
+  size = engine.limits.slots
+  source, until = np.arange(size, dtype=np.int32), np.zeros(size, np.int32)
+  for slot, kept in keep.items():
+    users = np.flatnonzero((engine.holder == slot) & (engine.shared > kept))
+    users = users[users != slot]
+    idle = users[~engine.busy[users]]
+    engine.length[idle] = np.minimum(engine.length[idle], kept)
+    engine.shared[idle] = kept
+    users = users[engine.busy[users]]
+    if len(users):
+      heir = users[engine.shared[users].argmax()]
+      source[heir], until[heir] = slot, engine.shared[heir]
+      engine.holder[users], engine.shared[heir] = heir, 0
+    if kept == 0:
+      engine.shared[slot] = 0
+  if until.any():
+    engine.slots = engine.sampler.fork(engine.slots, source, until, np.arange(size, dtype=np.int32))
+
+
+def _view(engine, at, size):
+  """What the rows of a call look back on: (sharing, window) and (width, reach), for slots `at` `[n]` padded to `size` rows."""
+  n, limits = len(at), engine.limits
+  base = np.zeros(size, np.int32)
+  base[:n] = engine.shared[at]
+  first = int(base[:n].min(initial=limits.width))
+  width = _span(limits, int(engine.length[at].max(initial=0)) - first)
+  if not base.any():
+    return dict(sharing=None, window=np.int32(0)), dict(width=width, reach=None)
+  lines, place = [], np.zeros(size, np.int32)
+  for holder in dict.fromkeys(engine.holder[at[base[:n] > 0]].tolist()):
+    rows = np.flatnonzero((engine.holder[at] == holder) & (base[:n] > 0))
+    lines += [(holder, rows[i:i + limits.share]) for i in range(0, len(rows), limits.share)]
+  fewest = -(-size // limits.share)
+  count = fewest if len(lines) <= fewest else size
+  slot, member = np.zeros(count, np.int32), np.zeros((count, limits.share), np.int32)
+  for i, (holder, rows) in enumerate(lines):
+    slot[i], member[i, :len(rows)], place[rows] = holder, rows, i * limits.share + np.arange(len(rows))
+  return (dict(sharing=sampling.Sharing(slot, member, place, base), window=np.int32(first)),
+          dict(width=width, reach=_span(limits, int(base.max()))))
+
+
+def _span(limits, n):
+  """`n` ids rounded up to what is compiled: none (where slots are not small), 256 times a power of two, or all of a slot."""
+  choices = [0] * (limits.width >= SMALL) + [256 << i for i in range(16) if 256 << i < limits.width] + [limits.width]
+  return next(w for w in choices if w >= n)
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -280,7 +356,8 @@ def _read(engine, slots, want, size, score=False):
     ids = np.zeros((b, len(place)), np.int32)
     i, j = np.nonzero(place < count[:, None])
     ids[i, j] = want[rows[i], start[i] + j]
-    engine.slots, logp = engine.sampler.extend(_params(engine), _current(engine), index, ids, count, score=score)
+    look, sizes = _view(engine, at, b)
+    engine.slots, logp = engine.sampler.extend(_params(engine), _current(engine), index, ids, count, **look, **sizes, score=score)
     if score:
       for row, values, c in zip(rows, np.asarray(logp), count):
         scores[row].append(values[:c])
@@ -331,8 +408,9 @@ def _draw(engine, slots, requests):
     index[:n], draw_keys[:n] = at, [requests[i].key for i in todo]
     room[:n] = [min(requests[i].room - len(ids[i]), step) for i in todo]
     columns, truncated = _settings([requests[i].sampling for i in todo], b)
-    engine.slots, out = engine.sampler.decode(_params(engine), _current(engine), index, room > 0, room, draw_keys, columns,
-                                              truncated=truncated)
+    look, sizes = _view(engine, at, b)
+    engine.slots, out = engine.sampler.decode(_params(engine), _current(engine), index, room > 0, room, draw_keys, columns, **look,
+                                              **sizes, truncated=truncated)
     out = jax.device_get(out)
     start, count = engine.length[at], out.count[:n]
     _note(engine, at, start, out.ids[:n], count)

@@ -14,10 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.models import lora as loras
-from rlx.types import Array, Policy, struct
-
-HIDDEN = -1e30   # score of a token that is not seen; finite, so that a row that sees nothing stays finite
-
+from rlx.models.cached import HIDDEN, cached, visible
+from rlx.types import Policy
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -45,20 +43,6 @@ class Config:
   residual_init: float
   freeze: int
   lora: loras.Adapters | None
-
-
-@struct
-class Cache:
-  """What a call may look back on, and where it leaves its own keys and values.
-
-  A token sees the first `length` tokens of `past`, the first `filled` of `turn`, and the tokens it is fed with by the rule of
-  `last` (counted in the call's own tokens). Its key goes to slot `filled` of `turn`, common to all rows, so that a token loop
-  writes by a plain slice; `past` is only read.
-  """
-  past: list      # a layer: (k, v) [R, K, S, Dh]
-  length: Array   # [R] i32
-  turn: list      # a layer: (k, v) [R, K, G, Dh]
-  filled: Array   # i32 scalar; at most G minus the tokens of the call
 
 
 def transformer(*, vocab: int, layers: int = 2, dim: int = 128, heads: int = 4, kv_heads: int | None = None,
@@ -149,7 +133,9 @@ def transformer(*, vocab: int, layers: int = 2, dim: int = 128, heads: int = 4, 
     return _apply(c, rates, params, ids, position, last, cache, pick)
 
   def head(params):
-    return params['embed']['table'].T if c.tied else params['head']['kernel']
+    if c.tied:
+      return params['embed']['table'].T
+    return params['head']['kernel'] if 'kernel' in params['head'] else params['head']['weight'].T   # as `prepared` leaves it
 
   def trainable(path):
     return path.rpartition('/')[2] in loras.TRAINED if c.lora else not path.startswith(('embed/', 'lower/'))
@@ -225,15 +211,14 @@ def _init(c, key):
 
 
 def _apply(c, rates, params, ids, position, last, cache, pick):
+  if cache is not None:
+    return cached(c, rates, params, ids, position, last, cache, pick)
   x = params['embed']['table'][ids].astype(c.dtype)
   if c.embed_scale:
     x = x * math.sqrt(c.dim)
   angle = position.astype(jnp.float32)[..., None] * rates.reshape(1, 1, -1)
   one = jnp.eye(len(rates), dtype=jnp.float32)   # XLA fuses nothing into a product; else every layer computes the angles again
   rotation = tuple(jnp.dot(f(angle), one, precision='highest') for f in (jnp.cos, jnp.sin))
-  if cache is not None:
-    x, cache = _cached_layers(c, params, x, rotation, last, cache, pick)
-    return _norm(c, x, params['norm']), cache
 
   def layer(x, w, pick=None):
     return _layer(c, w, x, rotation, pick, lambda q, k, v: (_attend_rows(q, k, v, last, pick), None))[0]
@@ -252,28 +237,6 @@ def _apply(c, rates, params, ids, position, last, cache, pick):
     x = through(x, layers if pick is None else jax.tree.map(lambda w: w[:-1], layers))
     x = x if pick is None else layer(x, jax.tree.map(lambda w: w[-1], layers), pick)
   return _norm(c, x, params['norm']), None
-
-
-def _cached_layers(c, params, x, rotation, last, cache, pick):
-  rows, count = last.shape
-  filled, slots, width = cache.filled, cache.turn[0][0].shape[2], cache.past[0][0].shape[2]
-  at = jnp.broadcast_to(filled + jnp.arange(count, dtype=jnp.int32), (rows, count))
-  until = jnp.full((rows, slots), np.iinfo(np.int32).max, jnp.int32)   # what was fed before is seen by all
-  until = jax.lax.dynamic_update_slice(until, filled + last, (0, filled))
-  past = jnp.arange(width, dtype=jnp.int32)[None, None] < cache.length[:, None, None]
-  seen = _seen(at, until)
-  turn = []
-  for i, w in enumerate(split(params)['layers']):
-    if i == c.layers - 1 and pick is not None:
-      seen = _seen(filled + pick, until)
-
-    def attend(q, k, v):
-      new = tuple(jax.lax.dynamic_update_slice(old, jnp.swapaxes(y, 1, 2).astype(old.dtype), (0, 0, filled, 0))
-                  for old, y in zip(cache.turn[i], (k, v)))
-      return _attend(q, [(*cache.past[i], past), (*new, seen)]), new
-    x, new = _layer(c, w, x, rotation, pick if i == c.layers - 1 else None, attend)
-    turn.append(new)
-  return x, Cache(past=cache.past, length=cache.length, turn=turn, filled=filled + count)
 
 
 def _layer(c, w, x, rotation, pick, attend):
@@ -304,13 +267,13 @@ def _attend_rows(q, k, v, last, pick):
   rows, size = last.shape
   k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
   if pick is not None:
-    return _attend(q, [(k, v, _seen(pick, last))])
+    return _attend(q, [(k, v, visible(pick, last))])
   blocks = max(n for n in (1, 2, 4, 8) if size % n == 0 and (n == 1 or size // n >= 128))
   at = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (rows, size))
   out = []
   for i in range(blocks):
     start, stop = i * size // blocks, (i + 1) * size // blocks
-    seen = _seen(at[:, start:stop], last[:, :stop])
+    seen = visible(at[:, start:stop], last[:, :stop])
     out.append(_attend(q[:, start:stop], [(k[:, :, :stop], v[:, :, :stop], seen)]))
   return jnp.concatenate(out, axis=1)
 
@@ -333,12 +296,6 @@ def _attend(q, parts):
             for w, (_, v, _) in zip(weights, parts))
   out = (out / total).astype(q.dtype)
   return jnp.transpose(out, (0, 3, 1, 2, 4)).reshape(rows, picks, heads * size)
-
-
-def _seen(at, until):
-  """`[R, P, S]` bool: key j is seen from place i iff j <= i < until[j]. at: `[R, P]`, until: `[R, S]`."""
-  i, j = at[..., None], jnp.arange(until.shape[1], dtype=jnp.int32)[None, None]
-  return (j <= i) & (i < until[:, None])
 
 
 def _rotate(x, rotation):

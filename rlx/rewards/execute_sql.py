@@ -9,7 +9,8 @@ writes = ('reward/execution',)
 
 
 def execute_sql(episode: Episode, *, tags: tuple = ('sql', 'generate_sql'), right: float = 1., runs: float = 0.,
-                wrong: float = 0., max_rows: int = 200, vm_steps: int = 100_000, seconds: float = 5.) -> dict[str, list]:
+                wrong: float = 0., max_rows: int = 200, max_bytes: int = 16_384, vm_steps: int = 100_000,
+                seconds: float = 5.) -> dict[str, list]:
   """Pays the last query of an episode on its last step, whether it was confirmed or not.
 
   Right: the same rows as the gold query (as a list if that one orders them, as a multiset elsewhere).
@@ -20,7 +21,8 @@ def execute_sql(episode: Episode, *, tags: tuple = ('sql', 'generate_sql'), righ
     right: reward of a right query.
     runs: reward of one that runs and is wrong (TRUST-SQL: 0.2).
     wrong: reward of one that does not run, and of an episode without a query.
-    max_rows: longest result that is not an error.
+    max_rows: longest result that is not an error (on Spider give this and the next two as `sql` has them).
+    max_bytes: likewise, its size.
     vm_steps: limit of work, in steps of SQLite's virtual machine.
     seconds: wall-clock backstop; where it fires there is no verdict (None).
 
@@ -36,7 +38,7 @@ def execute_sql(episode: Episode, *, tags: tuple = ('sql', 'generate_sql'), righ
   if not (hasattr(data, 'path') and hasattr(data, 'sql')):
     found = type(data).__name__
     raise ValueError(f'execute_sql needs tasks whose data has `path` and `sql`; task {episode.task.id} has {found}')
-  limits = dict(max_rows=max_rows, vm_steps=vm_steps, seconds=seconds)
+  limits = dict(max_rows=max_rows, max_bytes=max_bytes, vm_steps=vm_steps, seconds=seconds)
   pattern = re.compile(f'<({"|".join(map(re.escape, tags))})>(.*?)</\\1>', re.DOTALL)
   queries = [m[2].strip() for n in episode.nodes for m in pattern.finditer(n.text)]
   paid = wrong

@@ -2,7 +2,6 @@
 
 import random
 
-from rlx.envs import sql as sql_module
 from rlx.types import Action
 
 
@@ -24,7 +23,7 @@ def play(env, task, speaker):
 
 def expert(env, task, kind, seed=0):
   """One kind of expert."""
-  return sql_module._WORLDS[env.world].expert(task.data, kind, random.Random(seed))
+  return env.rules.expert(task.data, kind, random.Random(seed))
 
 
 def accuracy(env, tasks, kind=None):

@@ -214,7 +214,16 @@ def test_schema(path):
   u, t = schema(path)
   assert u.name == 'u' and u.columns == ('k',)
   assert t.columns == ('id', 'a', 'b', 'c', 'u_id') and t.types == ('INTEGER', 'INTEGER', 'TEXT', 'BLOB', 'INTEGER')
-  assert t.refers == (None, None, None, None, 'u . k')
+  assert t.refers == (None, None, None, None, 'u . k') and (u.primary, t.primary) == (('k',), ('id',))
+
+
+def test_long_results_are_not_kept_in_memory(path, monkeypatch):
+  kept = lambda sql: (execute(path, sql), sql_sandbox._run.cache_info().hits, execute(path, sql), sql_sandbox._run.cache_info().hits)
+  monkeypatch.setattr(sql_sandbox, 'REMEMBERED', 8 * 30)
+  first, before, second, after = kept('SELECT id + 7 FROM t')
+  assert first == second and after == before + 1
+  first, before, second, after = kept('SELECT id + 7, 1 FROM t')
+  assert first == second and len(first.rows) == 30 and after == before
 
 
 @pytest.mark.parametrize('sql, gold, right', [

@@ -1,5 +1,6 @@
 """The sampler against a plain forward pass over what it fed and drew."""
 
+import dataclasses
 import functools
 import math
 
@@ -126,18 +127,42 @@ def test_logp_across_turns(kw, bucket, atol):
 
 
 def test_fork():
+  """Slot 0 gets 4 tokens of slot 2, slot 3 gets 3 of slot 0; 1 gets all of 2, its logits too; 2 stays."""
   run = Run(4)
   run.feed(prompts(5, 2, 6, 4), 4)
   run.draw(range(4), 4)
   before = [list(h) for h in run.held]
-  source, length = np.array([2, 1, 2, 0], np.int32), np.array([4, len(before[1]), len(before[2]), 3], np.int32)
-  run.slots = run.s.fork(run.slots, source, length)
-  run.held = [before[s][:n] for s, n in zip(source, length)]
+  length = np.array([4, len(before[2]), len(before[2]), 3], np.int32)
+  run.slots = run.s.fork(run.slots, np.array([2, 2, 0, 0], np.int32), np.array([4, length[1], 0, 3], np.int32),
+                         np.array([0, 2, 2, 3], np.int32))
+  run.slots = dataclasses.replace(run.slots, length=jnp.array(length))
+  run.held = [before[s][:n] for s, n in zip((2, 2, 2, 0), length)]
   run.feed({0: [9, 12], 3: [17]}, 3)
   starts = [len(h) for h in run.held]
   out = run.draw(range(4), 4, seed=2)
-  for slot in range(4):   # 1 and 2 are whole copies: they may speak at once
+  for slot in range(4):   # 1 and 2 are whole: they may speak at once
     agree(run, slot, out, slot, starts[slot], 1., 1e-4)
+
+
+@pytest.mark.parametrize('bucket', [3, 4])
+def test_sharing(bucket):
+  """Slots 3 and 0 begin with what slot 1 holds, 6 and 4 tokens; in their own slots stands something else."""
+  run = Run(4, width=24)
+  run.feed({1: prompts(0, 6)[1]}, 3)
+  run.feed({0: [9] * 4, 3: [10] * 6}, 3)
+  run.held[0], run.held[3] = run.held[1][:4], list(run.held[1])
+  share = lambda rows, window: (sampling.Sharing(
+      np.array([2, 1], np.int32), np.array([[0, 0], [rows[3], rows[0]]], np.int32),
+      np.array([{3: 2, 0: 3}.get(s, 0) for s in sorted(rows, key=rows.get)] + [0] * (bucket - len(rows)), np.int32),
+      np.array([{3: 6, 0: 4}.get(s, 0) for s in sorted(rows, key=rows.get)] + [0] * (bucket - len(rows)), np.int32)), np.int32(window))
+  sharing, window = share({3: 0, 0: 1}, 4)
+  run.feed({3: [11, 12], 0: [13]}, bucket, sharing=sharing, window=window, width=8, reach=8)
+  starts = [len(h) for h in run.held]
+  sharing, window = share({3: 0, 1: 1, 0: 2}, 0)
+  out = run.draw([3, 1, 0], bucket, sharing=sharing, window=window, width=16, reach=6)
+  for i, slot in enumerate((3, 1, 0)):
+    agree(run, slot, out, i, starts[slot], 1., 1e-4)
+  np.testing.assert_array_equal(run.slots.length, [len(h) for h in run.held])
 
 
 def test_score():
@@ -186,8 +211,9 @@ def test_others_untouched():
     np.testing.assert_array_equal(after[1:], before[1:])
   n, stop = old.length[0], new.length[0]
   for before, after in zip(jax.tree.leaves(old.cache), jax.tree.leaves(new.cache)):   # and only new tokens are written
-    assert (after[0, :, n:stop] != before[0, :, n:stop]).any(axis=-1).all()
-    np.testing.assert_array_equal(np.delete(after[0], slice(n, stop), 1), np.delete(before[0], slice(n, stop), 1))
+    tokens = [np.moveaxis(x[0], list(x.shape).index(32) - 1, 0) for x in (before, after)]
+    assert (tokens[1][n:stop] != tokens[0][n:stop]).any(axis=-1).all()
+    np.testing.assert_array_equal(*(np.delete(x, slice(n, stop), 0) for x in tokens))
   run.feed({2: [9], 0: []}, 3)
   last = jax.device_get(run.slots)
   for before, after in zip(jax.tree.leaves(new), jax.tree.leaves(last)):
@@ -208,7 +234,7 @@ def test_room():
 
 
 def test_width():
-  """Reading only part of the cache changes nothing as long as every named slot fits in it."""
+  """Reading only part of the cache changes nothing as long as what every named slot holds is in it."""
   runs = []
   for width in (None, 8):
     run = Run(4)

@@ -1,5 +1,6 @@
 """The policy against a slow numpy twin of it, written from the papers, in float64."""
 
+import functools
 import math
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx.models.transformer import Cache, frequencies, split, transformer
+from rlx.models.cached import Cache, Shared, prepared, tables
+from rlx.models.transformer import frequencies, split, transformer
 
 VARIANTS = dict(
     plain=dict(),
@@ -148,16 +150,19 @@ def test_same_gradient():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), other_grad, grad)
 
 
-def test_cache():
+@pytest.mark.parametrize('ready', [False, True])
+def test_cache(ready):
   """Fed in pieces, with a past and a turn, a row has the hidden states it has as a whole."""
-  policy, params = make(kv_heads=2)
+  policy, params = make(kv_heads=2, qkv_bias=True, qk_norm=True)
   apply = jax.jit(policy.apply)
   ids, position, last = (np.concatenate([x] * 2) for x in rows(19, width=19))
   whole, _ = apply(params, ids, position, last)
-  tables = lambda n: [(jnp.zeros((2, 2, n, 4)), jnp.zeros((2, 2, n, 4))) for _ in range(2)]
-  cache = Cache(past=tables(8), length=jnp.zeros(2, jnp.int32), turn=tables(8), filled=jnp.int32(0))
+  params = prepared(policy.config, params) if ready else params
+  empty = functools.partial(tables, policy.config, 2)
+  zero = jnp.zeros(2, jnp.int32)
+  cache = Cache(past=empty(8), start=zero, length=zero, turn=empty(8), filled=jnp.int32(0))
   first, cache = apply(params, ids[:, :8], position[:, :8], np.full((2, 8), 8, np.int32), cache)
-  cache = Cache(past=cache.turn, length=jnp.full(2, 8), turn=tables(11), filled=jnp.int32(0))
+  cache = Cache(past=cache.turn, start=zero, length=zero + 8, turn=empty(11), filled=jnp.int32(0))
   parts = [first]
   for start, stop in ((8, 13), (13, 14), (14, 19)):
     end = np.full((2, stop - start), stop - start, np.int32)
@@ -167,15 +172,43 @@ def test_cache():
   assert int(cache.filled) == 11
 
 
+def test_shared_past():
+  """Three rows begin with the same eight tokens, of which they see 8, 5 and none in another's table; a stretch nobody sees stands beside."""
+  policy, params = make(kv_heads=2)
+  apply = jax.jit(policy.apply)
+  ids, position, last = (np.concatenate([x] * 3) for x in rows(13, width=13))
+  ids[1, 9:], ids[2, 8:] = ids[1, 9:][::-1], 2
+  whole, _ = apply(params, ids, position, last)
+  empty = functools.partial(tables, policy.config, 3)
+  zero = jnp.zeros(3, jnp.int32)
+  _, read = apply(params, ids[:, :8], position[:, :8], np.full((3, 8), 8, np.int32),
+                  Cache(past=empty(0), start=zero, length=zero, turn=empty(8), filled=jnp.int32(0)))
+  noise = lambda x: jnp.concatenate([jnp.full_like(x[:1], 7.), x[:1]])
+  base = np.array([8, 5, 0], np.int32)
+  own = lambda x: x.at[0].set(9.)        # what a row reads elsewhere may be anything here
+  shared = Shared(tables=jax.tree.map(noise, read.turn), member=np.array([[0, 0], [1, 0]], np.int32),
+                  place=np.array([3, 2, 0], np.int32), base=base)
+  cache = Cache(past=jax.tree.map(own, read.turn), start=base, length=zero + 8, turn=empty(5), filled=jnp.int32(0), shared=shared)
+  hidden, cache = apply(params, ids[:, 8:11], position[:, 8:11], np.full((3, 3), 3, np.int32), cache)
+  parts = [hidden]
+  for i in (11, 12):
+    hidden, cache = apply(params, ids[:, i:i + 1], position[:, i:i + 1], np.ones((3, 1), np.int32), cache)
+    parts.append(hidden)
+  np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole[:, 8:], atol=3e-6)
+
+
 def test_cache_hides():
-  """`last` hides tokens of the call from later ones of it, as in a row."""
+  """`last` hides tokens of the call from later ones of it, as in a row; `pick` gives some of them."""
   policy, params = make()
   ids, position = np.array([[3, 1, 4, 1, 5]], np.int32), np.array([[0, 1, 2, 1, 2]], np.int32)
   last = np.array([[5, 3, 3, 5, 5]], np.int32)
   row, _ = jax.jit(policy.apply)(params, ids, position, last)
-  tables = lambda n: [(jnp.zeros((1, 4, n, 4)), jnp.zeros((1, 4, n, 4))) for _ in range(2)]
-  cache = Cache(past=tables(2), length=jnp.zeros(1, jnp.int32), turn=tables(5), filled=jnp.int32(0))
-  np.testing.assert_allclose(jax.jit(policy.apply)(params, ids, position, last, cache)[0], row, atol=2e-6)
+  empty, zero = functools.partial(tables, policy.config, 1), jnp.zeros(1, jnp.int32)
+  cache = Cache(past=empty(2), start=zero, length=zero, turn=empty(5), filled=jnp.int32(0))
+  apply = jax.jit(policy.apply)
+  np.testing.assert_allclose(apply(params, ids, position, last, cache)[0], row, atol=2e-6)
+  pick = np.array([[4, 1, 4]], np.int32)
+  np.testing.assert_allclose(apply(params, ids, position, last, cache, pick=pick)[0][0], row[0, pick[0]], atol=2e-6)
 
 
 def test_bfloat16():
