@@ -174,13 +174,14 @@ def test_the_sampler_says_what_the_policy_says(way):
     np.testing.assert_allclose(drawn.logp, said(policy, params, whole).logp[:, 10:], atol=1e-4)
 
 
-def test_prepared_parameters_share_what_has_no_adapter():
+def test_prepared_parameters():
+  """The table of a model in float32 is shared, not copied; kernels are merged, transposed and in the dtype of the computation."""
   policy, params = made('both')
   ready = sampling.make(policy, limit=4, stop_ids=()).prepare(params)
-  assert ready['embed']['table'] is params['embed']['table'] and ready['lower']['mlp']['up']['kernel'] is params['lower']['mlp']['up']['kernel']
+  assert ready['embed']['table'].unsafe_buffer_pointer() == params['embed']['table'].unsafe_buffer_pointer()
   half = transformer(**SIZES, dtype='bfloat16', lora=dict(rank=2, targets='q'))
-  ready = sampling.make(half, limit=4, stop_ids=()).prepare(half.init(jax.random.key(0)))
-  assert ready['layers']['attention']['q']['kernel'].dtype == jnp.bfloat16
+  q = sampling.make(half, limit=4, stop_ids=()).prepare(half.init(jax.random.key(0)))['layers'][0]['attention']['q']
+  assert q['weight'].dtype == jnp.bfloat16 and set(q) == {'weight', 'bias'}
 
 
 # ---- what is asked for -------------------------------------------------------------------------------------------------
