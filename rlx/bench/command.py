@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument('--model', default='A', metavar='A|B|PATH', help='A: random, 4 layers of 256; B: SmolLM2-135M; or a Hugging Face directory')
     one.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16'))
     one.add_argument('--repeats', type=int, default=5, help='repetitions behind each median, default 5')
-    one.add_argument('--microbatch', type=int, metavar='ROWS', help='rows of ours a backward pass, default all')
+    one.add_argument('--microbatch', type=int, default=8, metavar='ROWS', help='rows of ours a backward pass, default 8')
     one.add_argument('--peer', action='append', default=[], choices=sorted(sides.PEERS), help='compare with; may be given several times')
     one.add_argument('--peer-python', action='append', default=[], metavar='PATH',
                      help="a peer's Python; one for each --peer in their order, or one for all")
