@@ -25,7 +25,8 @@ setuptools.setup(
         'matplotlib>=3.10',
     ],
     extras_require={
-        'test': ['pytest>=8', 'pytest-xdist>=3.6', 'nbclient>=0.10', 'nbformat>=5.10', 'ipykernel>=6.29'],
+        'test': ['pytest>=8', 'pytest-xdist>=3.6', 'nbclient>=0.10', 'nbformat>=5.10', 'ipykernel>=6.29', 'gguf>=0.17'],
+        'models': ['gguf>=0.17'],
         'gpu': ['jax[cuda13]>=0.10'],
         'tpu': ['jax[tpu]>=0.10'],
     },

@@ -7,11 +7,12 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from flax import traverse_util
 import jax
 import ml_collections
 import optax
 
-from rlx import config
+from rlx import config, fetch
 from rlx.config import ConfigError
 from rlx.grow import demonstrations, engine, rollout
 from rlx.grow import tokenizer as tokenizers
@@ -119,16 +120,30 @@ def environment(c: ml_collections.ConfigDict) -> Any:
 
 
 def tokenizer(c: ml_collections.ConfigDict, env: Any, folder: str = '') -> Any:
-  """The tokenizer: that of the folder where one was saved, otherwise as the spec says."""
-  if c.tokenizer is None:
+  """The tokenizer: that of the folder where one was saved, otherwise the pretrained policy's own, or as the spec says."""
+  spec = pretrained_tokenizer(c)
+  if spec is None:
+    spec = c.tokenizer
+  elif (given := c.tokenizer.get('name') if hasattr(c.tokenizer, 'get') else c.tokenizer) not in (None, 'pretrained'):
+    print(f"the policy '{spec['path']}' brings its own tokenizer; c.tokenizer '{given}' is not used", flush=True)
+  if spec is None:
     raise ConfigError("the config has no tokenizer: set c.tokenizer, for example dict(name='bpe', size=512).")
   saved = os.path.join(folder, 'tokenizer.json') if folder else ''
   if saved and os.path.isfile(saved):
     return tokenizers.file(path=saved)
-  tok = made('tokenizer', c.tokenizer, texts=_texts(env, c.seed))
+  tok = made('tokenizer', spec, texts=_texts(env, c.seed))
   if saved:
     tok.save(saved)
   return tok
+
+
+def pretrained_tokenizer(c: ml_collections.ConfigDict) -> dict[str, Any] | None:
+  """The spec of a pretrained policy's tokenizer, with c.tokenizer's keywords where that is one too; None for other policies."""
+  policy = policy_spec(c.models.get('policy'))
+  if not hasattr(policy, 'keys') or policy.get('name') != 'pretrained':
+    return None
+  given = dict(c.tokenizer) if hasattr(c.tokenizer, 'keys') else {}
+  return {**(given if given.get('name') == 'pretrained' else {}), 'name': 'pretrained', 'path': policy['path']}
 
 
 def _texts(env, seed):
@@ -143,16 +158,30 @@ def _texts(env, seed):
 
 
 def models(c: ml_collections.ConfigDict, tok: Any, mesh: jax.sharding.Mesh, heads: Mapping[str, tuple]) -> dict[str, Model]:
-  """Every model of the config, with fresh parameters on the mesh; `heads`: model -> the value heads it must have."""
+  """Every model of the config, with pretrained or fresh parameters on the mesh; `heads`: model -> the value heads it must have.
+
+  A copy shares the arrays of its original until a phase takes it.
+  """
   out = {}
   for name, spec in sorted(c.models.items()):
     policy = policies(c, name, spec, tok.size)
+    if copies(spec):
+      continue
     key = jax.random.fold_in(jax.random.key(c.seed), zlib.crc32(name.encode()) & 0x7fffffff)
-    wanted = heads.get(spec['copy'] if copies(spec) else name, ())
-    init = lambda key, policy=policy, wanted=wanted: with_heads(policy.init(key), policy, wanted, key)
+    init = lambda key, policy=policy, wanted=heads.get(name, ()): with_heads(policy.init(key), policy, wanted, key)
     shardings = meshes.shard_params(jax.eval_shape(init, key), tuple(map(tuple, c.sharding)), mesh)
-    out[name] = Model(policy, jax.jit(init, out_shardings=shardings)(key), tok)
-  return out
+    out[name] = Model(policy, _parameters(policy, init, key, shardings), tok)
+  return {name: out[spec['copy'] if copies(spec) else name] for name, spec in sorted(c.models.items())}
+
+
+def _parameters(policy, init, key, shardings):
+  """What the policy can load, and the rest (heads, say) as `init` draws it; nothing else of `init` is computed."""
+  if policy.load is None:
+    return jax.jit(init, out_shardings=shardings)(key)
+  loaded = traverse_util.flatten_dict(policy.load(shardings))
+  places = {k: v for k, v in traverse_util.flatten_dict(shardings).items() if k not in loaded}
+  drawn = jax.jit(lambda key: {k: v for k, v in traverse_util.flatten_dict(init(key)).items() if k in places}, out_shardings=places)
+  return traverse_util.unflatten_dict(loaded | (drawn(key) if places else {}))
 
 
 def copies(spec: Any) -> bool:
@@ -160,14 +189,22 @@ def copies(spec: Any) -> bool:
   return hasattr(spec, 'keys') and set(spec.keys()) == {'copy'}
 
 
+def policy_spec(spec: Any) -> Any:
+  """A model's spec; the name of a model that `rlx.fetch` knows stands for dict(name='pretrained', path=<the name>)."""
+  given = dict(spec) if hasattr(spec, 'keys') else dict(name=spec)
+  name = given.get('name')
+  return {**given, 'name': 'pretrained', 'path': name} if isinstance(name, str) and name in fetch.MODELS else spec
+
+
 def policies(c, name, spec, size):
-  """The functions of one model; its vocabulary must be the tokenizer's."""
+  """The functions of one model; its vocabulary must be the tokenizer's, that of a pretrained one may be larger."""
   if copies(spec):
     if spec['copy'] not in c.models or copies(c.models[spec['copy']]):
       raise ConfigError(f"model '{name}' is a copy of '{spec['copy']}', which is no model of its own; there are {sorted(c.models)}.")
     spec = c.models[spec['copy']]
   if spec is None:
     raise ConfigError(f"the config has no model '{name}': set c.models.{name}, for example dict(name='transformer', layers=2, dim=128).")
+  spec = policy_spec(spec)
   bound = config.build('policy', spec)
   given = bound.static.get('vocab')
   if given is not None and given != size:

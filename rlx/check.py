@@ -59,6 +59,8 @@ def check(c: ml_collections.ConfigDict, env: Any, phases: Sequence[assemble.Phas
   """
   files(c)
   size = int(dict(c.tokenizer).get('size', 512)) if c.tokenizer is not None and not isinstance(c.tokenizer, str) else 512
+  if assemble.pretrained_tokenizer(c) is not None:      # of nearly its policy's size, and only that is known here
+    size = assemble.policies(c, 'policy', c.models.policy, None).config.vocab
   policies = {n: assemble.policies(c, n, s, _vocab(c, s, size)) for n, s in c.models.items()}
   wanted, lines = assemble.heads(c), []
   original = lambda n: c.models[n]['copy'] if assemble.copies(c.models[n]) else n
@@ -73,7 +75,7 @@ def check(c: ml_collections.ConfigDict, env: Any, phases: Sequence[assemble.Phas
     bucket = phase.buckets[-1]
     batch = abstract_batch(bucket, assemble.columns(phase))
     jax.eval_shape(lambda batch, phase=phase: _trace(phase, policies, abstract, batch), batch)
-    lines.append(_line(phase, abstract, bucket))
+    lines.append(_line(phase, policies['policy'].config, abstract, bucket))
   return '\n'.join(lines)
 
 
@@ -87,7 +89,7 @@ def _vocab(c, spec, size):
 def files(c: ml_collections.ConfigDict) -> None:
   """Files, folders and devices that the config names must be there."""
   spec = c.tokenizer
-  path = spec.get('path') if hasattr(spec, 'get') else None
+  path = spec.get('path') if hasattr(spec, 'get') and spec.get('name') == 'file' else None
   if path and not os.path.isfile(path):
     raise ConfigError(f"tokenizer file '{path}' does not exist: give c.tokenizer.path an existing tokenizer.json.")
   try:
@@ -153,15 +155,14 @@ def abstract_batch(b: Bucket, columns: dict) -> Batch:
   return Batch(nodes=nodes, tokens=tokens, prompt=table('prompt', (b.prompts,), f))
 
 
-def _line(phase, params, bucket):
+def _line(phase, policy, params, bucket):
   parts = []
   for learner in phase.learners:
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params[learner.model]))
     count = sum(x.size for x in jax.tree.leaves(params[learner.model]))
     parts.append(f"{learner.name} trains '{learner.model}' ({count:,} parameters, {4 * size / 2**20:.1f} MiB with gradients and moments)")
   c = phase.config
-  policy = phase.config.models.policy
-  width = lambda k, d: int(policy.get(k, d) or d) if hasattr(policy, 'get') else d
+  width = lambda k, d: getattr(policy, k, None) or d
   heads = width('kv_heads', width('heads', 4))
   cache = 2 * 4 * c.sampler.slots * c.sampler.width * width('layers', 2) * heads * width('head_dim', width('dim', 128) // width('heads', 4))
   return (f"phase '{phase.name}': {phase.steps} steps of {phase.prompts} prompts from {phase.source.name}; {'; '.join(parts)}; "

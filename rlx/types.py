@@ -115,11 +115,13 @@ class Policy(NamedTuple):
 
   `init(key) -> params`; `apply(params, ids, position, last, cache=None) -> (hidden [R, T, D], cache)`, token j is seen by i iff
   j <= i < last[j]; `head(params) -> [D, V]`. `config` is the record the functions were closed over (dims, vocabulary).
+  `load(shardings) -> params`, where there are pretrained weights: those leaves of `init`'s tree that they hold.
   """
   init: Callable
   apply: Callable
   head: Callable
   config: Any
+  load: Callable | None = None
 
 
 class Model(NamedTuple):
