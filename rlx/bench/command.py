@@ -48,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> list:
   top = parser()
   args = vars(top.parse_args(argv))
   bench, path = args.pop('bench'), args.pop('json')
-  on = machine()
   try:
     if bench in WORKS:
       names, pythons = args.pop('peer'), args.pop('peer_python')
@@ -57,12 +56,13 @@ def main(argv: Sequence[str] | None = None) -> list:
       peers = list(zip(names, pythons * len(names) if len(pythons) == 1 else pythons))
       found = compare.compare(bench, peers=peers, tell=lambda text: print(text, file=sys.stderr, flush=True), **args)
       shown = compare.text(found, bench)
+      on = machine(found[0].results[0].info['device'])      # of our side: this process leaves an accelerator to it
       stored = [dict(results=[{**r._asdict(), 'runs': [x._asdict() for x in r.runs],
                                'info': {k: v for k, v in r.info.items() if k not in ('logp', 'entropy')}} for r in c.results],
                      apart=c.apart) for c in found]
       title = f"{bench}, model {args['model']}, {args['dtype']}: {WORKS[bench]}\n"
     else:
-      found = BENCHES[bench](**args)
+      on, found = machine(), BENCHES[bench](**args)
       title, shown, stored = '', table(found), [x._asdict() for x in found]
   except ValueError as e:
     top.error(str(e))

@@ -9,6 +9,9 @@ from rlx.bench import sides, work
 from rlx.bench.table import columns
 
 
+FAR = 1e-2      # nats: scores in float32 that differ by more are not of the same model
+
+
 class Comparison(NamedTuple):
   """Who took part, the results of each, and how far their scores are apart (None where the work is not scoring)."""
   results: list[sides.Result]
@@ -63,19 +66,21 @@ def _apart(ours, theirs):
 def text(found: Sequence[Comparison], what: str, size: work.Size = work.Size()) -> str:
   """One table of all comparisons, and a line for each score."""
   count, kind = work.tokens(what, size)
-  rows = [('side', 'median s', f'{kind}/s', 'peak MB', 'with start', 'others', 'ratio', 'of medians', 'versions')]
+  device = any(r.device_mb is not None for c in found for r in c.results)
+  rows = [('side', 'median s', f'{kind}/s', 'peak MB', 'with start', *['device MB'] * device, 'others', 'ratio', 'of medians', 'versions')]
   for c in found:
     for r in c.results:
       busy = '?' if np.isnan(r.others) else f'{r.others:.0%}' + ('!' if r.others > sides.BUSY else '')
       told = ' '.join(f'{k} {v}' for k, v in r.info['versions'].items())
-      rows.append((r.name, f'{r.seconds:.4g}', f'{count / r.seconds:.0f}', f'{r.peak_mb:.0f}', f'{r.life_mb:.0f}', busy,
+      rows.append((r.name, f'{r.seconds:.4g}', f'{count / r.seconds:.0f}', f'{r.peak_mb:.0f}', f'{r.life_mb:.0f}',
+                   *['' if r.device_mb is None else f'{r.device_mb:.0f}'] * device, busy,
                    '' if r.ratio is None else f'{r.ratio:.2f}', '' if r.ratio is None else f'{r.ratio_medians:.2f}',
                    ', '.join(filter(None, (told, r.info.get('note', ''))))))
-  lines = [columns(rows, '<>>>>>>><')]
+  lines = [columns(rows, '<' + '>' * (len(rows[0]) - 2) + '<')]
   for c in found:
     if c.apart:
-      name, note = c.results[1].name, c.results[1].info.get('scores', '')
-      lines.append(f"largest difference from {name}'s scores: log-probability {c.apart['logp']:.2g}, entropy {c.apart['entropy']:.2g} "
+      name, note = c.results[1].name, c.results[1].info.get('scores', '') if c.apart['logp'] > FAR else ''
+      lines.append(f"largest difference between rlx and {name}: log-probability {c.apart['logp']:.2g}, entropy {c.apart['entropy']:.2g} "
                    f"nats{' (' + note + ')' if note else ''}")
   if any(r.others > sides.BUSY for c in found for r in c.results):
     lines.append(f'! other processes used more than {sides.BUSY:.0%} of the machine: trust the ratios, and those only roughly')

@@ -4,12 +4,10 @@ import dataclasses
 import json
 import os
 import tempfile
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import safe_open
 
 from rlx import assemble, compilation
 from rlx.bench import serve
@@ -22,8 +20,8 @@ from rlx.learn import mesh as meshes
 from rlx.learn import objective, optimizers, pack, rows, state
 from rlx.learn import step as steps
 from rlx.learn.forward import forward
-from rlx.models.transformer import transformer
-from rlx.types import Batch, Group, Model, Node, Task
+from rlx.models.pretrained import pretrained
+from rlx.types import Group, Model, Node, Task
 
 TRACKS = dict(main=dict(estimator=('grpo',), loss=(dict(name='ppo_clip'),)))
 
@@ -35,32 +33,16 @@ def build(job: dict) -> tuple:
   model = load(job['model'], job['dtype'])
   made = dict(sample=sample, score=score, update=update, step=step)[job['work']]
   loop, logp = made(model, job)
-  device = jax.devices()[0].device_kind
+  device = jax.devices()[0]
   note = '' if job['microbatch'] is None or job['work'] in ('sample', 'score') else f"{job['microbatch']} rows a microbatch"
-  return loop, dict(versions=dict(jax=jax.__version__), device=device, note=note, warm=2), logp
+  return loop, dict(versions=dict(jax=jax.__version__), device=device.device_kind, note=note, warm=2), logp, serve.jax_mb(jax)
 
 
 def load(path: str, dtype: str) -> Model:
-  """A Llama of a Hugging Face directory."""
-  with open(os.path.join(path, 'config.json'), encoding='utf-8') as f:
-    c = json.load(f)
-  if c.get('model_type') != 'llama':
-    raise ValueError(f"'{path}' is of type {c.get('model_type')}, the bench reads llama.")
-  base = c.get('rope_theta') or c['rope_parameters']['rope_theta']
-  policy = transformer(
-      vocab=c['vocab_size'], layers=c['num_hidden_layers'], dim=c['hidden_size'], heads=c['num_attention_heads'],
-      kv_heads=c['num_key_value_heads'], ff=c['intermediate_size'], rope_base=base, norm_eps=c['rms_norm_eps'], dtype=dtype)
-  with safe_open(os.path.join(path, 'model.safetensors'), 'numpy') as f:
-    get = lambda name: jnp.asarray(f.get_tensor(name).astype(np.float32))
-    stack = lambda name, fn=lambda x: x: jnp.stack([fn(get(f'model.layers.{i}.{name}.weight')) for i in range(policy.config.layers)])
-    kernel = lambda name: dict(kernel=stack(name, lambda x: x.T))
-    scale = lambda name: dict(scale=stack(name))
-    params = dict(
-        embed=dict(table=get('model.embed_tokens.weight')), norm=dict(scale=get('model.norm.weight')),
-        layers=dict(
-            attention_norm=scale('input_layernorm'), mlp_norm=scale('post_attention_layernorm'),
-            attention={name: kernel(f'self_attn.{name}_proj') for name in 'qkvo'},
-            mlp={name: kernel(f'mlp.{name}_proj') for name in ('gate', 'up', 'down')}))
+  """The model of a directory, on the first device, as the trainer loads it."""
+  policy = pretrained(path=path, dtype=dtype)
+  mesh = meshes.create(devices=jax.devices()[:1])
+  params = policy.load(meshes.shard_params(jax.eval_shape(policy.init, jax.random.key(0)), (), mesh))
   return Model(policy, params, tokenizer.file(path=os.path.join(path, 'tokenizer.json')))
 
 
@@ -104,7 +86,8 @@ def update(model: Model, job: dict) -> tuple:
   adv[order(batch.tokens.ids, job)] = job['advantages']
   mask = jnp.asarray(batch.tokens.mask)
   credits = dict(main=objective.Credit(adv=jnp.where(mask, adv[:, None], 0.), keep=mask))
-  fn = state.update(tracks, model.policy, tx, temperature=1., microbatch=job['microbatch'], actions=job['new'])
+  fn = state.update(tracks, model.policy, tx, temperature=1., microbatch=job['microbatch'], actions=job['new'],
+                    where=state.shardings(model.params, tx, tracks))
   now, batch = [state.create(model.params, tx, tracks)], jax.device_put(batch)
   hypers, at, key = objective.floats(tracks, 0), np.arange(len(adv), dtype=np.int32), jax.random.key(0)
 
@@ -124,9 +107,8 @@ def step(model: Model, job: dict) -> tuple:
     tasks = env.tasks('train')
   plan = rollout.Plan(env=env, explorer=flat(width=job['samples']), context=append)
   tracks, tx = assemble.tracks(TRACKS), optimizers.adamw(learning_rate=1e-6)
-  rows_ = len(job['completions'])
-  learner = assemble.Learner('policy', 'policy', tracks, tx, 1, rows_, job['microbatch'], 'row', 1, 'policy')
-  mesh = meshes.create(data=1, fsdp=1, tensor=1)
+  learner = assemble.Learner('policy', 'policy', tracks, tx, 1, len(job['completions']), job['microbatch'], 'row', 1, 'policy')
+  mesh = meshes.create(devices=jax.devices()[:1])
   fns = steps.make((learner,), (), dict(policy=model), mesh, (bucket(job),), temperature=1.)
   pool = dict(policy=engines.create(model, limits(job), engines.Stop()))
   now, key, count = [state.create(model.params, tx, tracks)], jax.random.key(job['seed']), [0]

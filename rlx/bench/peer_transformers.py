@@ -9,7 +9,7 @@ def build(job):
   """The side of `serve`."""
   parts = load(job)
   loop, logp = dict(sample=sample, score=score, update=update, step=step)[job['work']](*parts, job)
-  return loop, dict(versions=serve.packages('torch', 'transformers'), note=note(job)), logp
+  return loop, dict(versions=serve.packages('torch', 'transformers'), note=note(job)), logp, device_mb
 
 
 def load(job):
@@ -22,7 +22,20 @@ def load(job):
   tok = AutoTokenizer.from_pretrained(job['model'])
   if tok.pad_token is None:
     tok.pad_token = tok.eos_token
-  return model, tok
+  return model.to('cuda' if torch.cuda.is_available() else 'cpu'), tok
+
+
+def wait():
+  """Until an accelerator has done what it was told."""
+  import torch
+  if torch.cuda.is_available():
+    torch.cuda.synchronize()
+
+
+def device_mb():
+  """The most memory held on an accelerator so far, None without one."""
+  import torch
+  return torch.cuda.max_memory_allocated() / 2 ** 20 if torch.cuda.is_available() else None
 
 
 def note(job):
@@ -46,10 +59,11 @@ def parts(job):
 def generate(model, tok, job):
   """`[32, 128]` ids: prompts and 64 new tokens of each."""
   import torch
-  ids = prompts(job)
+  ids = prompts(job).to(model.device)
   with torch.no_grad():
     out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1., top_k=0, top_p=1.,
                          max_new_tokens=job['new'], min_new_tokens=job['new'], pad_token_id=tok.pad_token_id)
+  wait()
   if out.shape[1] != ids.shape[1] + job['new']:
     raise RuntimeError(f'a sample is shorter than it should be: {tuple(out.shape)}')
   return out
@@ -71,11 +85,13 @@ def scores(model, rows, new, entropy):
 def score(model, tok, job):
   import torch
   model.eval()
-  rows = torch.cat([prompts(job), torch.tensor(job['completions'])], 1)
+  rows = torch.cat([prompts(job), torch.tensor(job['completions'])], 1).to(model.device)
 
   def run():
     with torch.no_grad():
-      return [scores(model, rows[part], job['new'], True) for part in parts(job)]
+      out = [scores(model, rows[part], job['new'], True) for part in parts(job)]
+    wait()
+    return out
   return serve.repeated(run), lambda: tuple(torch.cat(x).tolist() for x in zip(*run()))
 
 
@@ -94,14 +110,15 @@ def learner(model, job):
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
     tx.step()
     tx.zero_grad(set_to_none=True)
+    wait()
   return learn
 
 
 def update(model, tok, job):
   import torch
   learn = learner(model, job)
-  rows = torch.cat([prompts(job), torch.tensor(job['completions'])], 1)
-  adv = torch.tensor(job['advantages'])
+  rows = torch.cat([prompts(job), torch.tensor(job['completions'])], 1).to(model.device)
+  adv = torch.tensor(job['advantages']).to(model.device)
   return serve.repeated(lambda: learn(rows, adv)), None
 
 
@@ -113,7 +130,7 @@ def step(model, tok, job):
     model.eval()
     rows = generate(model, tok, job)
     model.train()
-    paid = torch.tensor([serve.pay(text) for text in tok.batch_decode(rows[:, -job['new']:])])
+    paid = torch.tensor([serve.pay(text) for text in tok.batch_decode(rows[:, -job['new']:])]).to(model.device)
     paid = paid.view(-1, job['samples'])
     adv = (paid - paid.mean(1, keepdim=True)) / (paid.std(1, keepdim=True) + 1e-4)
     learn(rows, adv.view(-1))

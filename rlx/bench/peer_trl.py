@@ -13,7 +13,7 @@ def build(job):
   """The side of `serve`."""
   model, tok = plain.load(job)
   loop, logp = dict(sample=plain.sample, score=score, update=update, step=step)[job['work']](model, tok, job)
-  return loop, dict(versions=serve.packages('torch', 'transformers', 'trl'), note=plain.note(job)), logp
+  return loop, dict(versions=serve.packages('torch', 'transformers', 'trl'), note=plain.note(job)), logp, plain.device_mb
 
 
 def trainer(model, tok, job, callbacks=()):
@@ -40,8 +40,10 @@ def score(model, tok, job):
 
   def run():
     with torch.no_grad():
-      return made._get_per_token_logps_and_entropies(
+      out = made._get_per_token_logps_and_entropies(
           made.model, rows, torch.ones_like(rows), job['new'], batch_size=job['microbatch'] or len(rows), compute_entropy=True)
+      plain.wait()
+      return out
   return serve.repeated(run), lambda: tuple(x.float().tolist() for x in run()[:2])
 
 
@@ -65,6 +67,7 @@ def update(model, tok, job):
     made.optimizer.step()
     made.optimizer.zero_grad(set_to_none=True)
     made._metrics['train'].clear()
+    plain.wait()
   return serve.repeated(run), None
 
 
@@ -76,6 +79,7 @@ def step(model, tok, job):
       """Each repetition is from the end of one step to the end of the next."""
 
       def on_step_end(self, *args, **kwargs):
+        plain.wait()
         turn()
     trainer(model, tok, job, [Turns()]).train()
   return loop, None

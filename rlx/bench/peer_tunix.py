@@ -36,8 +36,8 @@ def build(job):
     tok.pad_token = tok.eos_token
   loop, logp = dict(sample=sample, score=score, update=update, step=step)[job['work']](model, tok, config, mesh, job)
   note = '' if job['microbatch'] is None else f"{job['microbatch']} rows a microbatch"
-  why = 'this tunix leaves rope_theta out' if config.rope_theta != 10000 else ''
-  return loop, dict(versions=serve.packages('google-tunix', 'jax'), note=note, scores=why, warm=2), logp
+  why = 'tunix 0.1.7 rotates by a base of 1,000,000 whatever the model says'
+  return loop, dict(versions=serve.packages('google-tunix', 'jax'), note=note, scores=why, warm=2), logp, serve.jax_mb(jax)
 
 
 def _prompts(job):

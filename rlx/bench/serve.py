@@ -3,7 +3,7 @@
 `python SCRIPT JOB.json`, where SCRIPT calls `serve(build)`. Answers are lines of JSON; whatever libraries print goes to stderr.
 
   -> (nothing)      <- {"ready": ..., "versions": {...}, "start_s": ..., "note": ...}, or {"error": "..."} and the end
-  -> run            <- {"seconds": ..., "cpu_s": ..., "peak_mb": ..., "life_mb": ...}
+  -> run            <- {"seconds": ..., "cpu_s": ..., "peak_mb": ..., "life_mb": ..., "device_mb": ...}
   -> logp           <- {"logp": [[...]], "entropy": [[...]]}
   -> quit
 
@@ -23,8 +23,9 @@ def serve(build):
   """Builds a side from the job and obeys.
 
   Args:
-    build: `(job) -> (loop, info, logp)`. `loop(turn)` repeats the work for ever and calls `turn()` after each repetition; the
-      first `info['warm']` (1 by default) of them are warm-ups. `logp()` gives (log-probabilities, entropies), or is None.
+    build: `(job) -> (loop, info, logp, device_mb)`. `loop(turn)` repeats the work for ever and calls `turn()` after each
+      repetition; the first `info['warm']` (1 by default) of them are warm-ups. `logp()` gives (log-probabilities, entropies), or
+      is None. `device_mb()` is the most memory held on an accelerator so far, None where there is none.
   """
   began = time.perf_counter()
   out = os.fdopen(os.dup(1), 'w')
@@ -36,8 +37,8 @@ def serve(build):
   with open(sys.argv[1], encoding='utf-8') as f:
     job = json.load(f)
   try:
-    loop, info, logp = build(job)
-    loop(_turns(say, info, logp, began))
+    loop, info, logp, device_mb = build(job)
+    loop(_turns(say, info, logp, device_mb, began))
   except ImportError as e:
     say(error=f"{sys.executable} cannot import '{e.name}' ({e})")
   except Exception as e:   # of a foreign library, whatever it is: the other process has to hear of it
@@ -55,7 +56,7 @@ def repeated(run):
   return loop
 
 
-def _turns(say, info, logp, began):
+def _turns(say, info, logp, device_mb, began):
   """`turn()`: a repetition is over; returns when the next one is asked for."""
   state = dict(warm=info.pop('warm', 1), start=None, life=0.)
 
@@ -64,7 +65,8 @@ def _turns(say, info, logp, began):
     if state['start'] is not None:
       peak = peak_mb()
       state['life'] = max(state['life'], peak)
-      say(seconds=now - state['start'], cpu_s=cpu - state['cpu'], peak_mb=peak, life_mb=state['life'])
+      say(seconds=now - state['start'], cpu_s=cpu - state['cpu'], peak_mb=peak, life_mb=state['life'],
+          device_mb=device_mb())
     else:
       state['warm'] -= 1
       if state['warm'] > 0:
@@ -105,6 +107,14 @@ def _reset_peak():
       f.write('5')
   except OSError:
     pass
+
+
+def jax_mb(jax):
+  """`device_mb` of a jax program, whose module it is given."""
+  def device_mb():
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats['peak_bytes_in_use'] / 2 ** 20 if 'peak_bytes_in_use' in stats else None
+  return device_mb
 
 
 def packages(*names):

@@ -39,6 +39,7 @@ class Run(NamedTuple):
   seconds: float
   peak_mb: float      # since it was ready
   life_mb: float      # since it was started
+  device_mb: float | None     # on an accelerator
   others: float       # share of the cores that other processes used meanwhile
 
 
@@ -48,6 +49,7 @@ class Result(NamedTuple):
   seconds: float
   peak_mb: float
   life_mb: float
+  device_mb: float | None
   others: float
   ratio: float | None         # median of the ratios of each pair
   ratio_medians: float | None
@@ -100,6 +102,7 @@ def started(side: Side, tell: Callable) -> Iterator[Process]:
 def _environment(side):
   """Ours finds this rlx wherever it was started; a peer sees nothing of it, no hub, and no progress bars."""
   env = dict(os.environ, HF_HUB_OFFLINE='1', TQDM_DISABLE='1', TOKENIZERS_PARALLELISM='false', TRANSFORMERS_VERBOSITY='error')
+  env.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')      # two sides share an accelerator
   env.pop('PYTHONPATH', None)
   if side.name == 'rlx':
     env['PYTHONPATH'] = os.pathsep.join([str(FOLDER.parent.parent), *filter(None, [os.environ.get('PYTHONPATH')])])
@@ -143,7 +146,7 @@ def once(process: Process) -> Run:
   said = ask(process, 'run')
   busy, took = _busy() - busy, time.perf_counter() - began
   others = max(0., busy - said['cpu_s']) / took / os.cpu_count()
-  return Run(said['seconds'], said['peak_mb'], said['life_mb'], others)
+  return Run(said['seconds'], said['peak_mb'], said['life_mb'], said['device_mb'], others)
 
 
 def _busy():
@@ -208,7 +211,8 @@ def results(sides: Sequence[Side], rounds: Sequence[Sequence[Run]], infos: Mappi
     mine = [r[i] for r in kept]
     median = statistics.median(r.seconds for r in mine)
     out.append(Result(
-        side.name, median, max(r.peak_mb for r in mine), max(r.life_mb for r in mine), max(r.others for r in mine),
+        side.name, median, max(r.peak_mb for r in mine), max(r.life_mb for r in mine), mine[-1].device_mb,
+        max(r.others for r in mine),
         statistics.median(r.seconds / f for r, f in zip(mine, first, strict=True)) if i else None,
         median / statistics.median(first) if i else None, [r[i] for r in rounds], infos[side.name]))
   return out

@@ -26,14 +26,14 @@ class Line(NamedTuple):
     return '' if self.target is None else 'ok' if self.value <= self.target else 'missed'
 
 
-def machine() -> dict:
-  """What a figure depends on: processor, devices, versions, and how busy the machine was."""
+def machine(device: str | None = None) -> dict:
+  """What a figure depends on: processor, device (by default this process's), versions, and how busy the machine was."""
   info = pathlib.Path('/proc/cpuinfo')
   model = re.search(r'model name\s*:\s*(.+)', info.read_text()) if info.exists() else None
   return dict(
       cpu=model[1] if model else platform.processor() or platform.machine(),
       cores=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
-      device=f'{len(jax.devices())} x {jax.devices()[0].device_kind}', load=round(os.getloadavg()[0], 2),
+      device=device or f'{len(jax.devices())} x {jax.devices()[0].device_kind}', load=round(os.getloadavg()[0], 2),
       python=platform.python_version(), jax=jax.__version__, numpy=np.__version__)
 
 

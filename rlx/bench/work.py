@@ -11,6 +11,7 @@ import tokenizers
 
 from rlx import compilation
 from rlx.grow import tokenizer
+from rlx.models import pretrained
 
 WORKS = ('sample', 'score', 'update', 'step')
 
@@ -58,7 +59,10 @@ def model(name: str) -> str:
     if not os.path.isfile(os.path.join(path, 'config.json')):
       random_llama(path, A)
     return path
-  path = os.path.expanduser(name)
+  try:
+    path = pretrained.located('smollm2' if name == 'B' else os.path.expanduser(name))
+  except FileNotFoundError as e:
+    raise ValueError(str(e)) from e
   if not os.path.isfile(os.path.join(path, 'config.json')):
     raise ValueError(f"--model is A, B or a Hugging Face directory; '{name}' holds no config.json.")
   return os.path.abspath(path)
