@@ -9,9 +9,11 @@ from collections.abc import Sequence
 
 from rlx.bench import compare, sides, work
 from rlx.bench.credit import credit
+from rlx.bench.decode import decode
+from rlx.bench.head import head
 from rlx.bench.table import machine, table
 
-BENCHES = dict(credit=credit)      # functions whose keyword-only parameters are flags, and which return lines
+BENCHES = dict(credit=credit, head=head, decode=decode)      # functions whose keyword-only parameters are flags, and which return lines
 WORKS = dict(
     sample='4 prompts x 8 samples of 64 new tokens, prompts of 64', score='log-probability and entropy of 32 x 64 tokens in rows of 128',
     update='forward, backward, clip and AdamW on them (GRPO)', step='a whole GRPO step: sample, reward, credit, update')
