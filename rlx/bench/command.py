@@ -14,6 +14,7 @@ from rlx.bench.head import head
 from rlx.bench.table import machine, table
 
 BENCHES = dict(credit=credit, head=head, decode=decode)      # functions whose keyword-only parameters are flags, and which return lines
+SIZE = work.Size()
 WORKS = dict(
     sample='4 prompts x 8 samples of 64 new tokens, prompts of 64', score='log-probability and entropy of 32 x 64 tokens in rows of 128',
     update='forward, backward, clip and AdamW on them (GRPO)', step='a whole GRPO step: sample, reward, credit, update')
@@ -56,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> list:
       if len(pythons) != len(names) and not (len(pythons) == 1 and names):
         raise ValueError(f'{len(names)} --peer and {len(pythons)} --peer-python: give one for each, or one for all.')
       peers = list(zip(names, pythons * len(names) if len(pythons) == 1 else pythons))
-      found = compare.compare(bench, peers=peers, tell=lambda text: print(text, file=sys.stderr, flush=True), **args)
-      shown = compare.text(found, bench)
+      found = compare.compare(bench, peers=peers, size=SIZE, tell=lambda text: print(text, file=sys.stderr, flush=True), **args)
+      shown = compare.text(found, bench, SIZE)
       on = machine(found[0].results[0].info['device'])      # of our side: this process leaves an accelerator to it
       stored = [dict(results=[{**r._asdict(), 'runs': [x._asdict() for x in r.runs],
                                'info': {k: v for k, v in r.info.items() if k not in ('logp', 'entropy')}} for r in c.results],

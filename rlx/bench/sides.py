@@ -95,7 +95,8 @@ def started(side: Side, tell: Callable) -> Iterator[Process]:
     finally:
       handle.kill()
       handle.wait()
-      handle.stdin.close()
+      with contextlib.suppress(BrokenPipeError):
+        handle.stdin.close()
       handle.stdout.close()
 
 
@@ -188,7 +189,8 @@ def alternate(sides: Sequence[Side], *, repeats: int, exclusive: bool = False, t
         for s in sides:
           with started(s, tell) as process:
             runs.append(once(process))
-            infos.setdefault(s.name, process.info if s.name in infos else scored(process))
+            if s.name not in infos:
+              infos[s.name] = scored(process)
       else:
         runs = [once(p) for p in processes]
       rounds.append(runs)
