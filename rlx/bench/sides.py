@@ -104,7 +104,8 @@ def _environment(side):
   """Ours finds this rlx wherever it was started; a peer sees nothing of it, no hub, and no progress bars."""
   env = dict(os.environ, HF_HUB_OFFLINE='1', TQDM_DISABLE='1', TOKENIZERS_PARALLELISM='false', TRANSFORMERS_VERBOSITY='error')
   env.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')      # two sides share an accelerator
-  env.pop('PYTHONPATH', None)
+  for name in ('PYTHONPATH', 'PYTHONSAFEPATH'):      # a peer's script imports its neighbours
+    env.pop(name, None)
   if side.name == 'rlx':
     env['PYTHONPATH'] = os.pathsep.join([str(FOLDER.parent.parent), *filter(None, [os.environ.get('PYTHONPATH')])])
   return env
