@@ -10,8 +10,10 @@
 Standard library only: scripts of other trainers, which run in environments without rlx, import this file from their own folder.
 """
 
+import ctypes
 import json
 import os
+import platform
 import resource
 import sys
 import time
@@ -101,7 +103,9 @@ def peak_mb():
 
 
 def _reset_peak():
-  """Peaks count from here; where the system does not allow it, they go on counting from the start."""
+  """Peaks count from here, after what start and compilation have freed is handed back; from the start where that cannot be done."""
+  if platform.libc_ver()[0] == 'glibc':
+    ctypes.CDLL(None).malloc_trim(0)
   try:
     with open('/proc/self/clear_refs', 'w', encoding='utf-8') as f:
       f.write('5')
