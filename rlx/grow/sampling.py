@@ -74,10 +74,21 @@ def make(policy: Policy, *, limit: int, stop_ids: Sequence[int]) -> Sampler:
   """The sampler of a policy. The slots given to `extend`, `decode`, `fork` and `echo` are donated: use what they return."""
   jit = lambda f, *static: jax.jit(f, static_argnames=static, donate_argnames='slots')
   return Sampler(
-      jax.jit(functools.partial(prepared, policy.config)), functools.partial(empty, policy),
+      _prepare(policy), functools.partial(empty, policy),
       jit(functools.partial(extend, policy), 'score', 'width', 'reach'),
       jit(functools.partial(decode, policy, limit=limit, stop_ids=tuple(stop_ids)), 'truncated', 'width', 'reach'),
       jit(fork), jit(echo))
+
+
+def _prepare(policy):
+  """`prepared`, jitted; a table that is in the dtype of the computation is not copied."""
+  ready = jax.jit(functools.partial(prepared, policy.config))
+
+  def prepare(params):
+    if params['embed']['table'].dtype != policy.config.dtype:
+      return ready(params)
+    return dict(ready(dict(params, embed={})), embed=params['embed'])
+  return prepare
 
 
 def settings(rows: int, *, temperature: float = 1., top_k: int = 0, top_p: float = 1., min_p: float = 0.) -> Sampling:

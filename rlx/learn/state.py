@@ -11,7 +11,7 @@ import optax
 
 from rlx.learn import objective, partition
 from rlx.learn.forward import forward, forward_loss, temperatures
-from rlx.learn.mesh import replicated
+from rlx.learn.mesh import keep_rows, replicated
 from rlx.types import Array, Batch, Out, Policy, struct
 
 
@@ -73,6 +73,7 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
   Raises:
     ValueError: 'fused' with losses that do not allow it.
   """
+  mesh = None if where is None else where.updates.mesh
   looks = objective.prepared(tracks)
   fused = implementation in (None, 'fused') and objective.fusible(tracks)
   if implementation == 'fused':
@@ -110,6 +111,8 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
   def step(state, batch, credits, rows, hypers, key, base=None):
     key = jax.random.fold_in(key, state.updates)
     batch, credits = take(batch, credits, rows)
+    tokens, credits = keep_rows((batch.tokens, credits), mesh)
+    batch = dataclasses.replace(batch, tokens=tokens)
     weight = objective.weights(tracks, hypers, batch, credits)
     count = rows.shape[0]
     size = count if microbatch is None else min(microbatch, count)
@@ -119,7 +122,7 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
     if size == count:
       grads, (seen, parts, carry) = grad(state.params, base, batch, credits, weight, stats, hypers, carry, key, looks)
     else:
-      split = lambda x: x.reshape((count // size, size) + x.shape[1:])
+      split = lambda x: keep_rows(x.reshape((count // size, size) + x.shape[1:]), mesh, axis=1)
       pieces = jax.tree.map(split, (batch.tokens, credits, weight))
       if looks:
         outs = jax.lax.map(lambda tokens: run(state.params, base, dataclasses.replace(batch, tokens=tokens), hypers), pieces[0])

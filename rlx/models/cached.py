@@ -77,7 +77,7 @@ def prepared(config, params):
       return {k: leaf(v) for k, v in w.items()}
     return dict(weight=jnp.swapaxes(cast(w['kernel']), -1, -2), **{k: cast(v) for k, v in w.items() if k != 'kernel'})
   out = {k: v for k, v in params.items() if k != 'lower'}
-  out |= dict(layers=list(map(leaf, layers)), embed=dict(table=cast(params['embed']['table'])))
+  out |= dict(layers=list(map(leaf, layers)), embed=jax.tree.map(cast, params['embed']))
   return dict(out, head=leaf(params['head'])) if 'head' in params else out
 
 

@@ -181,7 +181,7 @@ def test_prepared_parameters():
   assert ready['embed']['table'].unsafe_buffer_pointer() == params['embed']['table'].unsafe_buffer_pointer()
   half = transformer(**SIZES, dtype='bfloat16', lora=dict(rank=2, targets='q'))
   q = sampling.make(half, limit=4, stop_ids=()).prepare(half.init(jax.random.key(0)))['layers'][0]['attention']['q']
-  assert q['weight'].dtype == jnp.bfloat16 and set(q) == {'weight'}
+  assert q['weight'].dtype == jnp.bfloat16 and set(q) == {'weight', 'bias'}
 
 
 # ---- what is asked for -------------------------------------------------------------------------------------------------

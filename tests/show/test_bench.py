@@ -1,4 +1,4 @@
-"""The benches: what they time is right, and what they print can be read."""
+"""The benches inside one process: what they time is right, and what they print can be read."""
 
 import json
 
@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx import bench
+from pallas_kernels.linear_logp import api
+from rlx.bench import command, decode, table
+from rlx.bench import credit as credits
 
 
 @pytest.fixture(scope='module')
 def credit(tmp_path_factory):
   path = tmp_path_factory.mktemp('bench') / 'credit.json'
-  return bench.main(['credit', '--sizes', '800', '--repeats', '2', '--json', str(path)]), json.loads(path.read_text())
+  return command.main(['credit', '--sizes', '800', '--repeats', '2', '--json', str(path)]), json.loads(path.read_text())
 
 
 def test_credit(credit):
@@ -29,30 +31,30 @@ def test_credit(credit):
 
 
 def test_both_programs_find_the_same_steps():
-  obs, group, rollout, reward = bench._episodes(800)
+  obs, group, rollout, reward = credits._episodes(800)
   assert len(set(obs)) == 60 and set(map(len, obs)) == {400} and len(set(rollout)) == 16
-  plain = bench.floor(group, rollout, [o.decode() for o in obs])
+  plain = credits.floor(group, rollout, [o.decode() for o in obs])
   fresh = [o.decode() for o in obs]
   assert fresh[0] is not obs[0].decode() and len(set(map(id, fresh))) == 800   # every observation an object of its own
-  ours = bench._label([[bench._step(-1, o) for o in fresh[:400]], [bench._step(-1, o) for o in fresh[400:]]])
+  ours = credits._label([[credits._step(-1, o) for o in fresh[:400]], [credits._step(-1, o) for o in fresh[400:]]])
   np.testing.assert_array_equal(ours, plain)
-  batch = bench._batch(ours, reward)
+  batch = credits._batch(ours, reward)
   assert int(batch.nodes.end.sum()) == 16 and int((batch.nodes.parent < 0).sum()) == 16
 
 
 def test_host_calls_are_counted():
   double = lambda x: jax.pure_callback(lambda y: np.asarray(y) * 2, jax.ShapeDtypeStruct((2,), jnp.float32), x)
   x = jnp.ones(2)
-  assert bench.compiled(double, x)[2] == 1
-  run, took, calls = bench.compiled(lambda v: v * 2, x)
+  assert table.compiled(double, x)[2] == 1
+  run, took, calls = table.compiled(lambda v: v * 2, x)
   assert calls == 0 and took > 0
   np.testing.assert_array_equal(run(x), [2, 2])
 
 
 def test_table():
-  lines = [bench.Line('one', 10, 1.2345678, 'ms', 1.), bench.Line('two', 10, 0., '', 0.),
-           bench.Line('three', 10, 5., 'ms')]
-  rows = bench.table(lines).splitlines()
+  lines = [table.Line('one', 10, 1.2345678, 'ms', 1.), table.Line('two', 10, 0., '', 0.),
+           table.Line('three', 10, 5., 'ms')]
+  rows = table.table(lines).splitlines()
   assert rows[1].split() == ['one', '10', '1.235', 'ms', '1', 'missed']
   assert rows[2].split() == ['two', '10', '0', '0', 'ok']
   assert rows[3].split() == ['three', '10', '5', 'ms']
@@ -60,13 +62,43 @@ def test_table():
 
 def test_median_without_preparation():
   prepared = []
-  assert bench.seconds(lambda x: jnp.float32(x), 3, lambda: (prepared.append(1) or 2,)) < 10.
+  assert table.seconds(lambda x: jnp.float32(x), 3, lambda: (prepared.append(1) or 2,)) < 10.
   assert len(prepared) == 3
 
 
 def test_a_size_that_does_not_divide(capsys):
   with pytest.raises(ValueError, match='multiples of 400'):
-    bench.credit(sizes=(500,))
+    credits.credit(sizes=(500,))
   with pytest.raises(SystemExit):
-    bench.main(['credit', '--sizes', '500'])
+    command.main(['credit', '--sizes', '500'])
   assert 'multiples of 400 (8 rollouts of 50 steps), got 500' in capsys.readouterr().err
+
+
+def test_decode(capsys):
+  found = {x.name: x for x in command.main(['decode', '--samples', '3', '--prompt', '40', '--new', '6', '--repeats', '1'])}
+  assert found['largest difference'].value < 1e-5      # the softmax in two parts is the softmax
+  assert found['prefix in memory, a cache a row'].value == 3 * found['prefix in memory, shared'].value
+  assert 'shared / a cache a row' in capsys.readouterr().out
+  with pytest.raises(SystemExit):
+    command.main(['decode', '--new', '1'])
+  assert 'at least 2 new ids' in capsys.readouterr().err
+
+
+def test_shared_attention_sees_what_is_filled():
+  draw = lambda i, *shape: jax.random.normal(jax.random.key(i), shape)
+  q, k, v = draw(0, 2, 3, 3, 64), draw(1, 3, 64, 5), draw(2, 3, 5, 64)
+  own = draw(3, 2, 3, 64, 4), draw(4, 2, 3, 4, 64)
+  got = decode.shared(q, (k, v), own, jnp.int32(2))
+  keys = jnp.concatenate([jnp.stack([k, k]), own[0][..., :2]], axis=-1)
+  values = jnp.concatenate([jnp.stack([v, v]), own[1][:, :, :2]], axis=2)
+  want = jnp.einsum('rkms,rksd->rkmd', jax.nn.softmax(jnp.einsum('rkmd,rkds->rkms', q, keys) / 8), values)
+  np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_head(capsys):
+  lines = command.main(['head', '--tokens', '16', '--vocab', '32', '--width', '8'])
+  names = {x.name.split(',')[0] for x in lines}
+  assert names == set(api.IMPLEMENTATIONS)
+  by_name = {x.name: x for x in lines}
+  assert by_name[f'{api.DEFAULT}, forward'].target == by_name['reference, forward'].value
+  assert by_name[f'{api.DEFAULT}, temporary memory'].target is None      # the limit is that of another size

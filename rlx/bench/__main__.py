@@ -1,0 +1,5 @@
+"""`python -m rlx.bench`."""
+
+from rlx.bench import command
+
+command.main()
