@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx import config, course, session, train
+from rlx import assemble, config, course, session, train
 from rlx.learn import checkpoint, partition
 from rlx.learn.forward import forward
 from rlx.models import hf, lora
@@ -173,10 +173,15 @@ def test_saved_and_loaded(tmp_path, kw):
   hf.save(str(tmp_path / 'out'), policy.config, params)
   again = pretrained(path=str(tmp_path / 'out'), **kw)
   place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  shapes = jax.eval_shape(again.init, jax.random.key(0))
-  loaded = again.load(jax.tree.map(lambda _: place, shapes))
-  fresh = lora.adapted(loaded, again.config.lora, jax.random.key(1)) if again.config.lora else loaded
+  init = lambda key: assemble.with_heads(again.init(key), again, ('value',), key)
+  places = jax.tree.map(lambda _: place, jax.eval_shape(init, jax.random.key(0)))
+  fresh = assemble._parameters(again, init, jax.random.key(1), places)
+  drawn = jax.jit(init)(jax.random.key(1))
+  jax.tree.map(np.testing.assert_array_equal, fresh.pop('heads'), drawn.pop('heads'))
   assert jax.tree.structure(fresh) == jax.tree.structure(params)
+  for path, x in jax.tree_util.tree_leaves_with_path(fresh):
+    if path[-1].key.startswith('lora_'):
+      np.testing.assert_array_equal(x, functools.reduce(lambda tree, p: tree[p.key], path, drawn))
   said = lambda policy, params: jax.jit(functools.partial(forward, policy))(params, tokens()).logp
   np.testing.assert_allclose(said(again, fresh), said(policy, params), atol=1e-5)
   with open(tmp_path / 'out' / 'config.json', encoding='utf-8') as f:
