@@ -19,6 +19,7 @@ from rlx.grow import tokenizer as tokenizers
 from rlx.learn import mesh as meshes
 from rlx.learn import objective
 from rlx.learn.pack import Bucket
+from rlx.models import pretrained as files
 from rlx.models.heads import value_head
 from rlx.types import Model
 
@@ -167,11 +168,22 @@ def models(c: ml_collections.ConfigDict, tok: Any, mesh: jax.sharding.Mesh, head
     policy = policies(c, name, spec, tok.size)
     if copies(spec):
       continue
+    _same_tokens(c, name, spec)
     key = jax.random.fold_in(jax.random.key(c.seed), zlib.crc32(name.encode()) & 0x7fffffff)
     init = lambda key, policy=policy, wanted=heads.get(name, ()): with_heads(policy.init(key), policy, wanted, key)
     shardings = meshes.shard_params(jax.eval_shape(init, key), tuple(map(tuple, c.sharding)), mesh)
     out[name] = Model(policy, _parameters(policy, init, key, shardings), tok)
   return {name: out[spec['copy'] if copies(spec) else name] for name, spec in sorted(c.models.items())}
+
+
+def _same_tokens(c, name, spec):
+  """A pretrained model beside the policy reads the policy's ids, so they must mean the same to it."""
+  path = lambda spec: spec.get('path') if hasattr(spec, 'keys') and spec.get('name') == 'pretrained' else None
+  theirs, ours = path(policy_spec(spec)), path(pretrained_tokenizer(c) or c.tokenizer)
+  if theirs is None or theirs == ours:
+    return
+  if ours is None or files.vocabulary(theirs) != files.vocabulary(ours):
+    raise ConfigError(f"model '{name}' ('{theirs}') has another tokenizer than the policy: take a model of the policy's family.")
 
 
 def _parameters(policy, init, key, shardings):

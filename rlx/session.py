@@ -56,6 +56,17 @@ def load(workdir: str, step: Any = None) -> Session:
   Raises:
     ConfigError: the folder holds no run, or no checkpoint.
   """
+  c, world, plan, newest = _opened(workdir, step)
+  return Session(c, world, plan, assemble.engines(c, world.models), newest)
+
+
+def restored(workdir: str, step: Any = None) -> tuple[ml_collections.ConfigDict, dict[str, Any], int]:
+  """(config, models, step) of a run's checkpoint, without slots to sample with; else as `load`."""
+  c, world, _, newest = _opened(workdir, step)
+  return c, world.models, newest
+
+
+def _opened(workdir, step):
   path = os.path.join(workdir, 'config.json')
   folder = os.path.join(workdir, 'checkpoints')
   if not os.path.isfile(path):
@@ -75,8 +86,7 @@ def load(workdir: str, step: Any = None) -> Session:
   saved = checkpoint.restore(folder, courses.first_states(at, world), step=newest)[0]
   params = {**saved['frozen'], **{l.model: saved['states'][l.name].params for l in at.learners}}
   models = {n: m._replace(params=params[n]) for n, m in models.items()}
-  pool = assemble.engines(c, models)
-  return Session(c, world._replace(models=models), made[-1].plan, pool, newest)
+  return c, world._replace(models=models), made[-1].plan, newest
 
 
 def tuples(value: Any) -> Any:

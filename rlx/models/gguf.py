@@ -177,7 +177,7 @@ def tokenizer_files(path: str) -> dict[str, Any]:
   inner.decoder = decoders.ByteLevel()
   inner.add_tokens([AddedToken(t, normalized=False, special=k == CONTROL) for t, k in added])
   config = _tokenizer_config(field, tokens, added)
-  if config['add_bos_token']:
+  if config['add_bos_token'] and 'bos_token' in config:
     bos = config['bos_token']
     inner.post_processor = processors.TemplateProcessing(single=f'{bos} $A', special_tokens=[(bos, tokens.index(bos))])
   template = field('tokenizer.chat_template')

@@ -201,20 +201,21 @@ def load(source: Source, shapes: Any, shardings: Any) -> Any:
   where, sizes = traverse_util.flatten_dict(shardings), traverse_util.flatten_dict(shapes)
   out = {}
   for path, (names, _) in places(shapes).items():
-    out[path] = jax.block_until_ready(_placed(source, path, names, sizes[path].shape, where[path]))
+    out[path] = _placed(source, path, names, sizes[path].shape, where[path])
   return traverse_util.unflatten_dict(out)
 
 
 def _placed(source, path, names, shape, sharding):
-  last: dict[tuple, np.ndarray] = {}      # replicas ask for the same block one after the other
-
-  def block(index):
-    bounds = tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
-    if bounds not in last:
-      last.clear()
-      last[bounds] = _block(source, path, names, bounds)
-    return last[bounds]
-  return jax.make_array_from_callback(shape, sharding, block)
+  """One parameter: each block is read once, whatever the number of devices that hold it."""
+  owners: dict[tuple, list] = {}
+  for device, index in sharding.addressable_devices_indices_map(shape).items():
+    owners.setdefault(tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True)), []).append(device)
+  arrays = []
+  for bounds, devices in owners.items():
+    block = _block(source, path, names, bounds)
+    arrays += [jax.device_put(block, device) for device in devices]
+    jax.block_until_ready(arrays)
+  return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
 
 
 def _block(source, path, names, bounds):

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import jax
+import tokenizers
 
 from rlx import fetch
 from rlx.models import gguf, hf
@@ -85,6 +86,15 @@ def tokenizer_files(path: str) -> dict[str, Any]:
   """
   where = located(path)
   return hf.tokenizer_files(where) if os.path.isdir(where) else gguf.tokenizer_files(where)
+
+
+def vocabulary(path: str) -> dict[str, int]:
+  """token -> id of a model's tokenizer, added tokens too.
+
+  Raises:
+    FileNotFoundError, ValueError: as `tokenizer_files`.
+  """
+  return tokenizers.Tokenizer.from_str(tokenizer_files(path)['tokenizer']).get_vocab(with_added_tokens=True)
 
 
 def config_file(path: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Made with transformers 5.23, torch 2.13, gguf 0.19. Weights are stored in 16 bit
 
 import json
 import os
+import re
 import shutil
 import sys
 
@@ -31,6 +32,15 @@ LENGTH, KEPT = 40, 24      # tokens fed, and how many of the last ones' logits a
 QUESTIONS = ('What is the capital of France?', 'Write a Python function that adds two numbers.', 'Count from one to five.')
 FETCHED = ('smollm2', 'qwen2.5-coder-0.5b')
 TOKENS = 32
+TEXTS = (
+    'Hello, world!', '12345 678', 'in 2024 x12 10,000.5 3.14e-10', '١٢٣ ４２', 'a1b22c333', "I'm sure it's what they'll've DON'T", "I'M HE'S",
+    'tabs\tand\ttabs', '\t\tindented\n\t\t\tmore', 'lines\n\n\nand\r\nlines\r', 'trailing   ', '   leading', 'a  b   c    d', ' ', '\n', '',
+    'naïve café Ångström', '東京は日本の首都です。', '你好，世界！', '안녕하세요', 'Привет, мир', 'مرحبا', 'שלום', 'नमस्ते', '🙂🙂 👨‍👩‍👧‍👦 🇫🇷 👍🏽', '\u200b\ufeff\u00a0x',
+    '<|im_start|>user\nhi<|im_end|>\n', '<|endoftext|>', '<|im_start|>assistant', 'x<|im_end|> y', '<|im_end', '<tool_call>\n{"name": "f"}\n</tool_call>',
+    '<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>', '<think>\nhm\n</think>', '[PAD151665]', 'def f(x):\n    return x ** 2  # squared\n',
+    "SELECT COUNT(*) FROM t WHERE a >= 'b' AND c != \"d\";", 'https://example.com/a?b=c&d=%20', '\\frac{1}{2} $x^2$', '!!!???...---___', 'ẞßſ ǅ ﬁ',
+    '\x00\x01\x7f', 'a\u0301', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa', 'ＦＵＬＬ width')
+DIFFERENT = {'smollm2': (), 'qwen2.5-coder-0.5b': ('a\u0301', )}      # what test_gguf.py says of them
 
 
 def small():
@@ -58,26 +68,29 @@ def small():
 
 
 def answers():
-  """tests/golden/answers.json: of each fetched model the rendered prompts, their ids, and the greedy answers' ids."""
+  """tests/golden/answers.json: of each fetched model the ids of texts, and rendered prompts, their ids and the greedy answers' ids."""
   cache = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'rlx', 'models')
   out = {}
   for name in FETCHED:
     where = dict(pretrained_model_name_or_path=os.path.join(cache, name), gguf_file=f'{name}.gguf')
     tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    out[name] = []
+    with open(os.path.join(cache, name, 'chat_template.jinja'), encoding='utf-8') as f:      # as it stands in the GGUF file
+      template = f.read()
+    tokens = [(t, tokenizer(t, add_special_tokens=False)['input_ids']) for t in TEXTS if t not in DIFFERENT[name]]
+    out[name] = dict(tokens=tokens, chats=[])
     for question in QUESTIONS:
-      text = tokenizer.apply_chat_template([dict(role='user', content=question)], add_generation_prompt=True, tokenize=False)
+      text = tokenizer.apply_chat_template([dict(role='user', content=question)], add_generation_prompt=True, tokenize=False,
+                                           chat_template=template)
       ids = tokenizer(text, add_special_tokens=False, return_tensors='pt')
       with torch.no_grad():
         full = model.generate(**ids, max_new_tokens=TOKENS, do_sample=False, repetition_penalty=1., use_cache=True)[0]
       count = ids['input_ids'].shape[1]
-      out[name].append(dict(question=question, prompt=text, ids=full[:count].tolist(), answer=full[count:].tolist(),
-                            text=tokenizer.decode(full[count:])))
-      print(name, repr(out[name][-1]['text']), flush=True)
+      out[name]['chats'].append(dict(question=question, prompt=text, ids=full[:count].tolist(), answer=full[count:].tolist(),
+                                     text=tokenizer.decode(full[count:])))
+      print(name, repr(out[name]['chats'][-1]['text']), flush=True)
   with open(os.path.join(HERE, 'answers.json'), 'w', encoding='utf-8') as f:
-    json.dump(out, f, indent=1, ensure_ascii=False)
-    f.write('\n')
+    f.write(re.sub(r'\n {4,}|(?<=\d)\n +(?=])', ' ', json.dumps(out, indent=1)) + '\n')
 
 
 if __name__ == '__main__':
