@@ -9,6 +9,7 @@ setuptools.setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=setuptools.find_packages(include=['rlx', 'rlx.*', 'pallas_kernels', 'pallas_kernels.*']),
+    package_data={'rlx': ['*.txtpb']},
     install_requires=[
         'jax>=0.10',
         'flax>=0.12',
@@ -29,5 +30,7 @@ setuptools.setup(
         'models': ['gguf>=0.17'],
         'gpu': ['jax[cuda13]>=0.10'],
         'tpu': ['jax[tpu]>=0.10'],
+        'aot-tpu': ['jax[tpu]>=0.10'],                                      # compilers alone, for rlx.aot: no device is needed
+        'aot-gpu': ['jax-cuda13-plugin>=0.10', 'jax-cuda13-pjrt>=0.10'],
     },
 )

@@ -55,7 +55,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.microbatch = None                  # rows a backward pass, None: all of the minibatch
   c.unit = 'row'                       # what a minibatch keeps together: 'row' | 'path' | 'group'
   c.compact = True                     # leave rows without a kept token out of the updates
-  c.head = None                        # implementation of linear_logp, None: the best there is
+  c.head = None                        # how log-probabilities and their gradient are made in updates: None: 'fused' for each
+                                       # learner whose losses allow it, else 'xla' | 'fused' (one pass, insists) | 'xla' (two) |
+                                       # 'reference' (all logits in memory)
   c.learners = {}                      # name -> dict(model, tracks, tx, epochs, minibatch, microbatch, unit, every, when)
 
   # ---- the course of the run

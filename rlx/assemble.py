@@ -23,6 +23,7 @@ from rlx.models import pretrained as files
 from rlx.models.heads import value_head
 from rlx.types import Model
 
+HEADS = ('fused', 'xla', 'reference')
 TEXTS = 2000   # expert episodes a tokenizer is made from
 FIXED = ('seed', 'workdir', 'cache', 'env', 'tokenizer', 'models', 'mesh', 'sharding', 'sampler', 'phases', 'init_from', 'summary',
          'episodes')   # made once a run: no phase may change them
@@ -343,6 +344,12 @@ def phase(c: ml_collections.ConfigDict, env: Any) -> Phase:
     raise ConfigError(f'sampler.turn {c.sampler.turn} leaves no room for a prompt in sampler.width {c.sampler.width}.')
   if not c.sampling.temperature >= 0:
     raise ConfigError(f'sampling.temperature must not be negative, it is {c.sampling.temperature}.')
+  trained = learners(c)
+  if c.head not in (None, *HEADS):
+    raise ConfigError(f"head is None, {', '.join(map(repr, HEADS[:-1]))} or {HEADS[-1]!r}, not {c.head!r}.")
+  if c.head == 'fused' and (unfit := [l.name for l in trained if not objective.fusible(l.tracks)]):
+    raise ConfigError(f"head='fused' needs losses that are local and read no value head, which those of learner '{unfit[0]}' are not: "
+                      'set head=None, which takes what each learner allows.')
   call = lambda kind, specs: tuple(_bound(b) for b in config.chain(kind, specs))
   context, = call('context', c.context)
   segment, = call('segment', c.segment) if c.segment else (None,)
@@ -355,7 +362,7 @@ def phase(c: ml_collections.ConfigDict, env: Any) -> Phase:
       name=c.phase.name, steps=c.phase.steps, prompts=c.on_policy_prompts, source=config.build('source', c.phase.source),
       curriculum=made('curriculum', c.curriculum, env=env, seed=c.seed), plan=plan, rows=rows, segment=segment,
       labels={k: call('label', v)[0] for k, v in c.labels.items()}, buckets=tuple(sorted(made_buckets, key=lambda b: b.rows * b.width)),
-      transforms=config.chain('transform', c.transforms), learners=learners(c), config=c)
+      transforms=config.chain('transform', c.transforms), learners=trained, config=c)
 
 
 def _bound(b):

@@ -13,7 +13,7 @@ DEFAULT = 'xla'
 
 
 def linear_logp(hidden: jax.Array, weight: jax.Array, ids: jax.Array, *, temperature=1.,
-                extra: Mapping[str, Callable] = {}, implementation: str | None = None):
+                extra: Mapping[str, Callable] = {}, tied: bool = False, implementation: str | None = None):
   """Log-probability of each id and entropy of its distribution, from hidden states and the head.
 
     z = hidden @ weight / temperature     logp = z_id - log sum exp z     entropy = -sum_v p_v log p_v
@@ -27,7 +27,8 @@ def linear_logp(hidden: jax.Array, weight: jax.Array, ids: jax.Array, *, tempera
     temperature: scalar, or `[...]` for one of each token's own; may be traced, has a gradient.
     extra: name -> `fn(logits [V] f32, id) -> f32 scalar`, evaluated on the logits (divided by the temperature) while they
       exist. Gradients flow through it, and to floating-point arrays it closes over.
-    implementation: 'reference' holds all logits at once, 'xla' those of one chunk of tokens. None: 'xla'.
+    tied: the weight is the transpose of a `[V, D]` table (`table.T`): the same values and gradients, without a copy of the table.
+    implementation: 'reference' holds all logits at once, 'xla' those of one chunk. None: 'xla'.
 
   Returns:
     (logp `[...]` f32, entropy `[...]` f32), and with `extra` a third: name -> `[...]` f32.
@@ -45,7 +46,7 @@ def linear_logp(hidden: jax.Array, weight: jax.Array, ids: jax.Array, *, tempera
     chex.assert_equal_shape((temperature, ids))
     temperature = temperature.ravel()
   logp, entropy, values = IMPLEMENTATIONS[name](
-      hidden.reshape(-1, weight.shape[0]), weight, ids.ravel(), temperature=temperature, extra=extra)
+      hidden.reshape(-1, weight.shape[0]), weight, ids.ravel(), temperature=temperature, extra=extra, tied=tied)
   back = lambda x: x.reshape(ids.shape)
   if extra:
     return back(logp), back(entropy), jax.tree.map(back, values)

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 
 
-def linear_logp(hidden, weight, ids, *, temperature, extra):
+def linear_logp(hidden, weight, ids, *, temperature, extra, tied=False):
   """As `api.linear_logp`, on `[M]` tokens: hidden `[M, D]`, weight `[D, V]`, ids `[M]`, temperature scalar or `[M]`."""
+  del tied   # XLA multiplies by a transpose as it lies
   weight = weight.astype(hidden.dtype)
   logits = jnp.matmul(hidden, weight, preferred_element_type=jnp.float32)
   logits = logits / jnp.broadcast_to(temperature, ids.shape)[:, None]

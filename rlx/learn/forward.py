@@ -1,14 +1,16 @@
 """What a model says about the tokens of a batch: the one place where log-probabilities for training are made."""
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels.linear_logp import linear_logp
+from pallas_kernels.linear_policy_loss import linear_policy_loss
 from rlx.models.heads import value_head
 from rlx.types import Array, Batch, Out, Policy, Tokens
 
@@ -85,24 +87,82 @@ def forward(policy: Policy, params: Any, batch: Batch | Tokens, *, temperature=1
   if missing:
     raise KeyError(f"no value head {sorted(missing)} in params['heads'], which has {sorted(params.get('heads', ()))}")
 
+  hidden, picked = _picked(policy, params, tokens, actions)
+  if getattr(temperature, 'ndim', 0):
+    temperature = picked.here(temperature)
+  logp, entropy, *values = linear_logp(hidden, policy.head(params), picked.here(tokens.ids), temperature=temperature, extra=extra,
+                                       tied=_tied(policy), implementation=implementation)
+  return Out(logp=picked.back(logp), entropy=picked.back(entropy),
+             value={name: picked.back(value_head().apply(params['heads'][name], hidden)) for name in heads},
+             extra=jax.tree.map(picked.back, values[0] if values else {}))
+
+
+def forward_loss(policy: Policy, params: Any, batch: Batch, term: Callable, columns: Any, *, temperature=1.,
+                 extra: Mapping[str, Callable] = {}, actions: int | None = None) -> tuple[Array, Out]:
+  """A sum over tokens whose gradient the head makes in its forward pass (`linear_policy_loss`), and what the model says.
+
+  Args:
+    policy, params, temperature, extra, actions: as in `forward`.
+    batch: a batch.
+    term: `(out, batch, columns) -> [1, C]` f32, elementwise in tokens. It is called on chunks of `C` sampled tokens from anywhere, laid
+      in one row, with the batch's steps and prompts as they are.
+    columns: tree of arrays `[R, T, ...]`, of which `term` gets the same tokens.
+
+  Returns:
+    (sum of `term` over the sampled tokens that have a state before them, with a gradient to params; `Out` without one).
+  """
+  tokens = batch.tokens
+  hidden, picked = _picked(policy, params, tokens, actions)
+  if getattr(temperature, 'ndim', 0):
+    temperature = picked.here(temperature)
+
+  def one(logp, entropy, values, args):
+    tokens, columns, real = jax.tree.map(lambda x: x[None], args)
+    out = Out(logp=logp[None], entropy=entropy[None], extra={name: x[None] for name, x in values.items()})
+    return jnp.where(real, term(out, dataclasses.replace(batch, tokens=tokens), columns), 0.)[0]
+  args = (*jax.tree.map(picked.here, (tokens, columns)), picked.real)
+  loss, logp, entropy, values = linear_policy_loss(hidden, policy.head(params), picked.here(tokens.ids), one, args,
+                                                   temperature=temperature, extra=extra, tied=_tied(policy))
+  return loss, Out(logp=picked.back(logp), entropy=picked.back(entropy), extra=jax.tree.map(picked.back, values))
+
+
+def _tied(policy: Policy) -> bool:
+  """Whether `policy.head` gives the transpose of a table."""
+  return bool(getattr(policy.config, 'tied', False))
+
+
+class _Picked(NamedTuple):
+  """The tokens of each row that reach the head; `K` of them in a row."""
+  asked: Array    # [R, T] bool sampled, and with a state before it
+  slot: Array     # [R, T] where among the K a token stands that is asked for
+  at: Array       # [R, K] which token stands there
+  real: Array     # [R, K] bool whether it was asked for, once
+
+  def here(self, x: Array) -> Array:
+    """`[R, T, ...]` -> `[R, K, ...]`."""
+    return jnp.take_along_axis(x, self.at.reshape(self.at.shape + (1,) * (x.ndim - 2)), axis=1)
+
+  def back(self, x: Array) -> Array:
+    """`[R, K]` -> `[R, T]`: 0 where nothing was asked, NaN on what found no place."""
+    size = self.at.shape[1]
+    x = jnp.take_along_axis(x, jnp.minimum(self.slot, size - 1), axis=1)
+    return jnp.where(self.asked, jnp.where(self.slot < size, x, jnp.nan), 0)
+
+
+def _picked(policy: Policy, params: Any, tokens: Tokens, actions: int | None) -> tuple[Array, _Picked]:
+  """(hidden states `[R, K, D]` before the sampled tokens, which these are)."""
+  width = tokens.ids.shape[1]
   last = tokens.stream['last'] if 'last' in tokens.stream else last_seen(tokens.segment)
   state = before(tokens)
   asked = tokens.sampled & (state >= 0)
   size = width if actions is None else min(actions, width)
   slot, at = _slots(asked, size)
-  here = lambda x: jnp.take_along_axis(x, at, axis=1)
-  hidden = _hidden(policy, params, tokens, last, jnp.maximum(here(state), 0))
-  if getattr(temperature, 'ndim', 0):
-    temperature = here(temperature)
-  logp, entropy, *values = linear_logp(hidden, policy.head(params), here(tokens.ids), temperature=temperature,
-                                       extra=extra, implementation=implementation)
-
-  def back(x):
-    x = jnp.take_along_axis(x, jnp.minimum(slot, size - 1), axis=1)
-    return jnp.where(asked, jnp.where(slot < size, x, jnp.nan), 0)
-  return Out(logp=back(logp), entropy=back(entropy),
-             value={name: back(value_head().apply(params['heads'][name], hidden)) for name in heads},
-             extra=jax.tree.map(back, values[0] if values else {}))
+  if size == width:
+    picked = _Picked(asked, slot, at, asked)
+  else:
+    count = jnp.sum(asked, axis=1, keepdims=True, dtype=jnp.int32)
+    picked = _Picked(asked, slot, at, jnp.arange(size, dtype=jnp.int32)[None] < count)
+  return _hidden(policy, params, tokens, last, jnp.maximum(picked.here(state), 0)), picked
 
 
 def _hidden(policy: Policy, params: Any, tokens: Tokens, last: Array, pick: Array) -> Array:

@@ -54,6 +54,18 @@ def over_rows(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
+def keep_rows(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
+  """Inside a jitted function: the arrays, with dim `axis` split over data and fsdp as rows are; without a mesh as they come.
+
+  A gather of rows may end on every device, and what is computed from it then too; so the compiler is told.
+  """
+  ways = 1 if mesh is None else math.prod(mesh.shape[a] for a in ROWS)
+  if ways == 1:
+    return tree
+  where = NamedSharding(mesh, PartitionSpec(*(None,) * axis, ROWS))
+  return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, where) if x.shape[axis] % ways == 0 else x, tree)
+
+
 # ---- parameters ----------------------------------------------------------------------------------------------------
 
 def shard_params(params: Any, rules: Sequence[tuple[str, Tactic]], mesh: Mesh) -> Any:

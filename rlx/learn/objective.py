@@ -166,16 +166,27 @@ def prepare(tracks: Mapping[str, Track], hypers: Mapping, carry: dict, out: Out,
   return carry, stats
 
 
+def fusible(tracks: Mapping[str, Track]) -> bool:
+  """Whether all losses of a learner are local and ask for no value head, so that the head may make their gradient in its forward pass."""
+  made = [b.call() for t in tracks.values() for b, _ in t.loss]
+  return all(loss.local and not loss.heads for loss in made)
+
+
+def terms(tracks: Mapping[str, Track], hypers: Mapping, out: Out, batch: Batch, credits: Mapping[str, Credit],
+          weight: Mapping[str, Array], stats: Mapping[str, list]) -> dict[str, Array]:
+  """`[R, T]` what each token adds to each track, before the track's own coefficient."""
+  parts = {}
+  for name, track in tracks.items():
+    hyper, c = hypers[name], credits[name]
+    kept, part = narrow(batch, c.keep), jnp.zeros(c.keep.shape, jnp.float32)
+    for loss, coef, s in zip(losses(track, hyper), hyper['coefs'], stats[name], strict=True):
+      part += coef * (jnp.where(c.keep, loss.term(out, kept, c.adv, s), 0.) * weight[name])
+    parts[name] = part
+  return parts
+
+
 def total(tracks: Mapping[str, Track], hypers: Mapping, out: Out, batch: Batch, credits: Mapping[str, Credit],
           weight: Mapping[str, Array], stats: Mapping[str, list]) -> tuple[Array, dict[str, Array]]:
   """The loss of some rows of a minibatch, and each track's part of it before its own coefficient."""
-  value, parts = jnp.float32(0), {}
-  for name, track in tracks.items():
-    hyper, c, part = hypers[name], credits[name], jnp.float32(0)
-    kept = narrow(batch, c.keep)
-    for loss, coef, s in zip(losses(track, hyper), hyper['coefs'], stats[name], strict=True):
-      term = loss.term(out, kept, c.adv, s)
-      part += coef * jnp.sum(jnp.where(c.keep, term, 0.) * weight[name])
-    parts[name] = part
-    value += hyper['coef'] * part
-  return value, parts
+  parts = {name: jnp.sum(part) for name, part in terms(tracks, hypers, out, batch, credits, weight, stats).items()}
+  return sum((hypers[name]['coef'] * part for name, part in parts.items()), jnp.float32(0)), parts

@@ -10,8 +10,8 @@ from jax.sharding import NamedSharding
 import optax
 
 from rlx.learn import objective
-from rlx.learn.forward import forward, temperatures
-from rlx.learn.mesh import replicated
+from rlx.learn.forward import forward, forward_loss, temperatures
+from rlx.learn.mesh import keep_rows, replicated
 from rlx.types import Array, Batch, Out, Policy, struct
 
 
@@ -65,28 +65,53 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
     parameters as they were and is counted in `skipped`. Metrics are means over kept tokens: `loss/<track>`, `entropy`, `kl` (k3
     of the behaviour from the policy), `ratio_gap` mean |r - 1|, `logp_gap` mean |log r|, `nll`, `tokens`; beside them
     `grad_norm` and `clip_share`: of the kept tokens with an advantage, those whose policy gradient a loss cut to 0.
+
+  `implementation` is that of the head: None where all losses are local and ask for no value head makes their gradient in the head's
+  forward pass, otherwise in a backward pass that makes the logits again; 'fused' insists on the first; others are `linear_logp`'s.
+
+  Raises:
+    ValueError: 'fused' with losses that do not allow it.
   """
+  mesh = None if where is None else where.updates.mesh
   looks = objective.prepared(tracks)
+  fused = implementation in (None, 'fused') and objective.fusible(tracks)
+  if implementation == 'fused':
+    if not fused:
+      raise ValueError("head='fused' needs losses that are local and read no value head; set head=None, which takes what each learner allows.")
+    implementation = None
 
   def run(params, batch, hypers):
     heads, extra = objective.wants(tracks, hypers)
     return forward(policy, params, batch, temperature=temperatures(batch.tokens, temperature), heads=heads, extra=extra,
                    actions=actions, implementation=implementation)
 
+  def sloped(params, batch, credits, weight, stats, hypers):
+    """The loss of a microbatch, its gradient made in the forward pass, and what the model says, without a gradient."""
+    token, place = _token_columns(stats, batch.tokens.ids.shape)
+    def term(out, batch, columns):
+      credits, weight, token = columns
+      parts = objective.terms(tracks, hypers, out, batch, credits, weight, place(token))
+      return sum(hypers[name]['coef'] * part for name, part in parts.items())
+    return forward_loss(policy, params, batch, term, (credits, weight, token), temperature=temperatures(batch.tokens, temperature),
+                        extra=objective.wants(tracks, hypers)[1], actions=actions)
+
   def part(params, batch, credits, weight, stats, hypers, carry, key, look):
     """The loss of a microbatch; beside it what was seen, each track's part, and the carry."""
-    out = run(params, batch, hypers)
+    early = fused and not look     # after a look at the whole minibatch the logits are needed again anyway
+    loss, out = sloped(params, batch, credits, weight, stats, hypers) if early else (None, run(params, batch, hypers))
     if look:
       carry, stats = objective.prepare(tracks, hypers, carry, out, batch, credits, key)
     value, parts = objective.total(tracks, hypers, out, batch, credits, weight, stats)
     acted, clipped = _clipped(tracks, hypers, jax.lax.stop_gradient(out), batch, credits, weight, stats)
-    return value, (dict(_seen(out, batch, credits), acted=acted, clip_share=clipped), parts, carry)
+    return loss if early else value, (dict(_seen(out, batch, credits), acted=acted, clip_share=clipped), parts, carry)
 
   grad = jax.grad(part, has_aux=True)
 
   def step(state, batch, credits, rows, hypers, key):
     key = jax.random.fold_in(key, state.updates)
     batch, credits = take(batch, credits, rows)
+    tokens, credits = keep_rows((batch.tokens, credits), mesh)
+    batch = dataclasses.replace(batch, tokens=tokens)
     weight = objective.weights(tracks, hypers, batch, credits)
     count = rows.shape[0]
     size = count if microbatch is None else min(microbatch, count)
@@ -96,16 +121,19 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
     if size == count:
       grads, (seen, parts, carry) = grad(state.params, batch, credits, weight, stats, hypers, carry, key, looks)
     else:
-      split = lambda x: x.reshape((count // size, size) + x.shape[1:])
+      split = lambda x: keep_rows(x.reshape((count // size, size) + x.shape[1:]), mesh, axis=1)
       pieces = jax.tree.map(split, (batch.tokens, credits, weight))
       if looks:
         outs = jax.lax.map(lambda tokens: run(state.params, dataclasses.replace(batch, tokens=tokens), hypers), pieces[0])
         join = lambda x: x.reshape((count,) + x.shape[2:])
         carry, stats = objective.prepare(tracks, hypers, carry, jax.tree.map(join, outs), batch, credits, key)
 
+      token, place = _token_columns(stats, batch.tokens.ids.shape)
+      pieces = *pieces, jax.tree.map(split, token)
+
       def one(piece):
-        tokens, c, w = piece
-        grads, (seen, parts, _) = grad(state.params, dataclasses.replace(batch, tokens=tokens), c, w, stats, hypers, carry, key, False)
+        tokens, c, w, token = piece
+        grads, (seen, parts, _) = grad(state.params, dataclasses.replace(batch, tokens=tokens), c, w, place(token), hypers, carry, key, False)
         return grads, parts, seen
 
       shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], pieces))
@@ -126,6 +154,19 @@ def update(tracks: Mapping[str, objective.Track], policy: Policy, tx: optax.Grad
                        skipped=1 - fine.astype(jnp.float32))
 
   return jax.jit(step, donate_argnums=(0,), out_shardings=(where, None))
+
+
+def _token_columns(stats: Any, shape: tuple) -> tuple[list, Callable]:
+  """(leaves of the statistics that are `[R, T, ...]`, a function that puts others in their places): one value a token goes with its token."""
+  leaves, tree = jax.tree.flatten(stats)
+  at = [i for i, x in enumerate(leaves) if jnp.shape(x)[:2] == shape]
+
+  def place(columns):
+    new = list(leaves)
+    for i, x in zip(at, columns, strict=True):
+      new[i] = x
+    return jax.tree.unflatten(tree, new)
+  return [leaves[i] for i in at], place
 
 
 def _seen(out: Out, batch: Batch, credits: Mapping[str, objective.Credit]) -> dict[str, Array]:

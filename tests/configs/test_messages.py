@@ -36,6 +36,7 @@ def said(capsys, *argv):
     ('init_from=nowhere', "init_from 'nowhere' does not exist"),
     ('env=None', 'the config has no env: set c.env'),
     ('mesh.data=64', 'c.mesh: .*needs 64 devices'),
+    ('head=pallas', "head is None, 'fused', 'xla' or 'reference', not 'pallas'"),
     ('unit=rows', "unit is 'row', 'path' or 'group', not 'rows'"),
     ('sampler.turn=48', 'sampler.turn 48 leaves no room for a prompt'),
     ('sampler.on_full=stop', "sampler.on_full is 'end', 'window' or 'error'"),

@@ -10,6 +10,7 @@ import pytest
 
 from pallas_kernels.linear_logp import api
 from pallas_kernels.linear_logp import linear_logp
+from pallas_kernels.linear_logp import pieces
 from pallas_kernels.linear_logp import xla
 
 TOL = {'float32': dict(rtol=2e-5, atol=2e-5), 'bfloat16': dict(rtol=2e-2, atol=2e-2)}
@@ -31,9 +32,9 @@ def both(op, hidden, weight, ids, g, temperature):
   return *values, *grads
 
 
-def chunked(chunk):
+def chunked(chunk=None, columns=None, tied=False):
   def op(hidden, weight, ids, *, temperature):
-    return xla.linear_logp(hidden, weight, ids, temperature=temperature, extra={}, chunk=chunk)[:2]
+    return xla.linear_logp(hidden, weight, ids, temperature=temperature, extra={}, tied=tied, chunk=chunk, columns=columns)[:2]
   return op
 
 
@@ -45,13 +46,16 @@ def close(got, want, **tol):
     np.testing.assert_allclose(np.asarray(g, np.float32), w, **tol_here)
 
 
-@pytest.mark.parametrize('tokens,width,vocab,chunk,dtype', [
-    (37, 5, 11, None, 'float32'), (37, 5, 11, 8, 'float32'), (16, 4, 33, 8, 'float32'), (37, 5, 11, 8, 'bfloat16')])
-def test_agrees_with_the_reference_in_value_and_gradient(tokens, width, vocab, chunk, dtype):
-  hidden, weight, ids, g = problem(tokens, width, vocab, dtype)
-  temperature = jnp.float32(.7)
-  want = both(functools.partial(linear_logp, implementation='reference'), hidden, weight, ids, g, temperature)
-  close(both(chunked(chunk), hidden, weight, ids, g, temperature), want, **TOL[dtype])
+@pytest.mark.parametrize('tied', [False, True])
+@pytest.mark.parametrize('how', [
+    dict(), dict(chunk=8), dict(columns=11), dict(columns=5)], ids=str)
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_agrees_with_the_reference_in_value_and_gradient(how, tied, dtype):
+  """37 tokens and 11 ids: neither divides; columns of 5 end in a chunk that sees four of them again."""
+  hidden, weight, ids, g = problem(37, 5, 11, dtype)
+  for temperature in (jnp.float32(.7), jnp.linspace(.5, 2., 37)):
+    want = both(functools.partial(linear_logp, implementation='reference'), hidden, weight, ids, g, temperature)
+    close(both(chunked(**how, tied=tied), hidden, weight, ids, g, temperature), want, **TOL[dtype])
 
 
 def test_the_reference_is_right():
@@ -127,36 +131,66 @@ def test_float32_weights_under_bf16_states_keep_a_float32_gradient():
   assert np.any(np.asarray(got) != np.asarray(want, np.float32))
 
 
-def test_backward_multiplies_bf16_by_bf16():
+@pytest.mark.parametrize('how', [dict(chunk=8), dict(columns=4), dict(columns=11), dict(columns=4, tied=True)], ids=str)
+@pytest.mark.parametrize('kept', ['bfloat16', 'float32'])
+def test_backward_multiplies_bf16_by_bf16(how, kept):
+  """Also where the head is kept in float32: it is cast, the products are not."""
   hidden, weight, ids, g = problem(32, 5, 11, 'bfloat16')
-  loss = lambda h, w: jnp.sum(g[0] * chunked(8)(h, w, ids, temperature=1.)[0])
-  text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(hidden, weight).as_text()
-  dots = re.findall(r'dot_general.*: \((.*)\) -> (\S+)', text)
+  loss = lambda h, w: jnp.sum(g[0] * chunked(**how)(h, w, ids, temperature=1.)[0])
+  dots = products(jax.jit(jax.grad(loss, argnums=(0, 1))).lower(hidden, weight.astype(kept)))
   assert len(dots) == 4   # forward, and in backward the logits again, and both gradients
   for operands, result in dots:
     assert operands.count('bf16>') == 2 and result.endswith('xf32>'), (operands, result)
 
 
+def products(lowered):
+  """(types of the operands, type of the result) of each product in a lowered program."""
+  return re.findall(r'dot_general.*: \((.*)\) -> (\S+)', lowered.as_text())
+
+
+BIG = dict(tokens=4096, vocab=49152, width=576)
+MIB = 2**20
+
+
+def memory(op, tied, *, tokens, vocab, width, dtype='float32'):
+  """MiB of temporary memory of (forward, gradient) at a shape; the program is compiled, not run."""
+  shape = jax.ShapeDtypeStruct
+  args = shape((tokens, width), dtype), shape((vocab, width) if tied else (width, vocab), dtype), shape((tokens,), jnp.int32)
+  def run(hidden, weight, ids):
+    return op(hidden, weight.T if tied else weight, ids, tied=tied)
+  loss = lambda *args: sum(jnp.sum(x) for x in run(*args))
+  temp = lambda f: jax.jit(f).lower(*args).compile().memory_analysis().temp_size_in_bytes / MIB
+  return temp(run), temp(jax.grad(loss, argnums=(0, 1)))
+
+
+@pytest.mark.parametrize('tied', [False, True])
+def test_memory_of_a_real_head(tied):
+  """4096 tokens, 49152 ids: logits are 768 MiB, the head 108. Not even a transposed copy of the head is made."""
+  forward, gradient = memory(linear_logp, tied, **BIG)
+  assert forward < 64 and gradient < 160
+  assert gradient < 64   # the head's gradient is an output, and counted there
+
+
+@pytest.mark.parametrize('tokens,vocab,width,most', [(2048, 151936, 1536, 64), (4096, 1000, 64, 32), (40000, 4096, 64, 64)])
+def test_memory_of_other_heads(tokens, vocab, width, most):
+  """Vocabularies that no chunk divides, and more tokens than ids."""
+  assert max(memory(linear_logp, True, tokens=tokens, vocab=vocab, width=width)) < most
+
+
 def test_logits_of_all_tokens_never_exist():
-  tokens, width, vocab, chunk = 1003, 8, 777, 64
+  tokens, width, vocab = 1003, 8, 777
   hidden, weight, ids, g = problem(tokens, width, vocab)
-  def compiled(op):
-    loss = lambda h, w: sum(jnp.sum(w_ * x) for w_, x in zip(g, op(h, w, ids, temperature=1.), strict=True))
-    return jax.jit(jax.grad(loss, argnums=(0, 1))).lower(hidden, weight).compile()
-  fused = compiled(chunked(chunk))
-  widest = max(int(np.prod([int(d) for d in dims.split(',')]))
-               for dims in re.findall(r'\w+\[([\d,]+)\]', fused.as_text()))
-  assert widest == chunk * vocab
-  temp = lambda c: c.memory_analysis().temp_size_in_bytes
-  all_logits = 4 * tokens * vocab
-  assert temp(fused) < all_logits / 3 < all_logits < temp(compiled(functools.partial(
-      linear_logp, implementation='reference')))
+  for how, most in ((dict(chunk=64), 64 * vocab), (dict(columns=64), tokens * 64)):
+    loss = lambda h, w: sum(jnp.sum(x) for x in chunked(**how)(h, w, ids, temperature=1.))
+    text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(hidden, weight).compile().as_text()
+    assert max(int(np.prod([int(d) for d in dims.split(',')])) for dims in re.findall(r'\w+\[([\d,]+)\]', text)) == most
 
 
 def test_chunks_are_padded_not_divided():
-  assert xla.chunk_size(24 * 64, 448) == 24 * 64           # all at once: no loop
-  assert xla.chunk_size(8519, 152_000) == 1024             # not 7
-  assert xla.chunk_size(1100, 152_000) == 640              # two of 640, not 1024 and 76
+  assert pieces.chunk_size(24 * 64, 96, 448) == 24 * 64          # all at once: no loop
+  assert pieces.chunk_size(8519, 2048, 152_000) == 512           # not 7
+  assert pieces.chunk_size(530, 2048, 152_000) == 384            # two of 384, not 512 and 18
+  assert xla.column_count(4096, 49152) == 512 and xla.column_count(256, 152_000) == 8064
   hidden, weight, ids, _ = problem(24, 4, 9)
   text = jax.jit(lambda h: linear_logp(h, weight, ids)).lower(hidden).as_text()
   assert 'while' not in text
