@@ -49,9 +49,11 @@ def test_every_module_that_is_run_exists():
   modules = set(re.findall(r'python -m ([\w.]+)', README))
   assert {'rlx.train', 'rlx.eval', 'rlx.table', 'rlx.bench', 'rlx.index', 'rlx.show.report', 'pytest'} <= modules
   for name in modules:
-    assert importlib.util.find_spec(name), name
+    spec = importlib.util.find_spec(name)
+    assert spec, name
     if name.startswith('rlx.'):
-      assert "if __name__ == '__main__':" in pathlib.Path(importlib.util.find_spec(name).origin).read_text(), name
+      run = importlib.util.find_spec(f'{name}.__main__') if spec.submodule_search_locations else spec
+      assert "if __name__ == '__main__':" in pathlib.Path(run.origin).read_text(), name
 
 
 @pytest.mark.parametrize('command', [c for c in COMMANDS if 'rlx.train' in c])

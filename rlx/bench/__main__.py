@@ -2,4 +2,5 @@
 
 from rlx.bench import command
 
-command.main()
+if __name__ == '__main__':
+  command.main()

@@ -13,10 +13,11 @@ from rlx.bench.decode import decode
 from rlx.bench.head import head
 from rlx.bench.table import machine, table
 
-BENCHES = dict(credit=credit, head=head, decode=decode)      # functions whose keyword-only parameters are flags, and which return lines
+BENCHES = dict(credit=credit, head=head, decode=decode)      # their keyword-only parameters are flags; they return lines
 SIZE = work.Size()
 WORKS = dict(
-    sample='4 prompts x 8 samples of 64 new tokens, prompts of 64', score='log-probability and entropy of 32 x 64 tokens in rows of 128',
+    sample='4 prompts x 8 samples of 64 new tokens, prompts of 64',
+    score='log-probability and entropy of 32 x 64 tokens in rows of 128',
     update='forward, backward, clip and AdamW on them (GRPO)', step='a whole GRPO step: sample, reward, credit, update')
 
 
@@ -26,11 +27,13 @@ def parser() -> argparse.ArgumentParser:
   commands = top.add_subparsers(dest='bench', required=True, metavar='bench')
   for name, what in WORKS.items():
     one = commands.add_parser(name, help=what, description=f'{name}: {what}.')
-    one.add_argument('--model', default='A', metavar='A|B|PATH', help='A: random, 4 layers of 256; B: SmolLM2-135M; or a Hugging Face directory')
+    one.add_argument('--model', default='A', metavar='A|B|PATH',
+                     help='A: random, 4 layers of 256; B: SmolLM2-135M; or a Hugging Face directory')
     one.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16'))
     one.add_argument('--repeats', type=int, default=5, help='repetitions behind each median, default 5')
     one.add_argument('--microbatch', type=int, default=8, metavar='ROWS', help='rows of ours a backward pass, default 8')
-    one.add_argument('--peer', action='append', default=[], choices=sorted(sides.PEERS), help='compare with; may be given several times')
+    one.add_argument('--peer', action='append', default=[], choices=sorted(sides.PEERS),
+                     help='compare with; may be given several times')
     one.add_argument('--peer-python', action='append', default=[], metavar='PATH',
                      help="a peer's Python; one for each --peer in their order, or one for all")
     one.add_argument('--peer-microbatch', type=int, metavar='ROWS', help='rows of theirs a pass, default all')
@@ -47,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> list:
-  """Runs one bench, prints the table and returns its lines or comparisons; a value that a bench refuses ends it in one sentence."""
+  """Runs one bench, prints the table and returns its lines or comparisons; what a bench refuses is said in one sentence."""
   top = parser()
   args = vars(top.parse_args(argv))
   bench, path = args.pop('bench'), args.pop('json')

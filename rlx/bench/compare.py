@@ -67,7 +67,8 @@ def text(found: Sequence[Comparison], what: str, size: work.Size = work.Size()) 
   """One table of all comparisons, and a line for each score."""
   count, kind = work.tokens(what, size)
   device = any(r.device_mb is not None for c in found for r in c.results)
-  rows = [('side', 'median s', f'{kind}/s', 'peak MB', 'with start', *['device MB'] * device, 'others', 'ratio', 'of medians', 'versions')]
+  rows = [('side', 'median s', f'{kind}/s', 'peak MB', 'with start', *['device MB'] * device, 'others', 'ratio', 'of medians',
+           'versions')]
   for c in found:
     for r in c.results:
       busy = '?' if np.isnan(r.others) else f'{r.others:.0%}' + ('!' if r.others > sides.BUSY else '')
@@ -80,8 +81,8 @@ def text(found: Sequence[Comparison], what: str, size: work.Size = work.Size()) 
   for c in found:
     if c.apart:
       name, note = c.results[1].name, c.results[1].info.get('scores', '') if c.apart['logp'] > FAR else ''
-      lines.append(f"largest difference between rlx and {name}: log-probability {c.apart['logp']:.2g}, entropy {c.apart['entropy']:.2g} "
-                   f"nats{' (' + note + ')' if note else ''}")
+      lines.append(f"largest difference between rlx and {name}: log-probability {c.apart['logp']:.2g}, entropy "
+                   f"{c.apart['entropy']:.2g} nats{' (' + note + ')' if note else ''}")
   if any(r.others > sides.BUSY for c in found for r in c.results):
     lines.append(f'! other processes used more than {sides.BUSY:.0%} of the machine: trust the ratios, and those only roughly')
   return '\n'.join(lines)

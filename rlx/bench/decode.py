@@ -49,14 +49,17 @@ def decode(*, samples: int = 16, prompt: int = 2048, new: int = 64, repeats: int
 
 
 def per_row(q: jax.Array, prefix: Sequence, own: Sequence, filled: jax.Array) -> jax.Array:
-  """Attention of q `[R, K, M, Dh]` to its row's prefix `[R, K, Dh, P]`, `[R, K, P, Dh]` and the first `filled` of its own tokens."""
+  """Attention of q `[R, K, M, Dh]` to its row's prefix `[R, K, Dh, P]`, `[R, K, P, Dh]` and `filled` tokens of its own."""
   (k, v), (k_own, v_own) = prefix, own
   score = jnp.concatenate([jnp.einsum('rkmd,rkds->rkms', q, k), _own(q, k_own, filled)], axis=-1)
   return jnp.einsum('rkms,rksd->rkmd', jax.nn.softmax(score / HEAD ** .5), jnp.concatenate([v, v_own], axis=2))
 
 
 def shared(q: jax.Array, prefix: Sequence, own: Sequence, filled: jax.Array) -> jax.Array:
-  """The same with one prefix `[K, Dh, P]`, `[K, P, Dh]`: all rows meet it in one product, two softmaxes become one (arXiv:2402.05099)."""
+  """The same with one prefix `[K, Dh, P]`, `[K, P, Dh]`: all rows meet it in one product, and two softmaxes become one.
+
+  A cascade, as in arXiv:2402.05099.
+  """
   (k, v), (k_own, v_own) = prefix, own
   rows, groups, heads, size = q.shape
   grid = jnp.swapaxes(q, 0, 1).reshape(groups, rows * heads, size)

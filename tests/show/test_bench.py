@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.linear_logp import api
+from pallas_kernels.linear_logp.bench import Head
 from rlx.bench import command, decode, table
 from rlx.bench import credit as credits
+from rlx.bench import head as heads
 
 
 @pytest.fixture(scope='module')
@@ -96,9 +97,22 @@ def test_shared_attention_sees_what_is_filled():
 
 
 def test_head(capsys):
-  lines = command.main(['head', '--tokens', '16', '--vocab', '32', '--width', '8'])
-  names = {x.name.split(',')[0] for x in lines}
-  assert names == set(api.IMPLEMENTATIONS)
-  by_name = {x.name: x for x in lines}
-  assert by_name[f'{api.DEFAULT}, forward'].target == by_name['reference, forward'].value
-  assert by_name[f'{api.DEFAULT}, temporary memory'].target is None      # the limit is that of another size
+  lines = {x.name: x for x in command.main(['head', '--tokens', '16', '--vocab', '32', '--width', '8', '--repeats', '1'])}
+  assert {name.split(',')[0] for name in lines} == {'reference', 'xla', 'fused'}
+  assert lines['xla, forward'].target == lines['reference, forward'].value and lines['reference, forward'].target is None
+  assert lines['xla, with gradient, temporary memory'].target is None      # the limits are those of another size
+  for flag, said in (('--repeats=0', 'at least 1'), ('--dtype=int8', "float32 or bfloat16, not 'int8'")):
+    with pytest.raises(SystemExit):
+      command.main(['head', flag])
+    assert said in capsys.readouterr().err
+
+
+def test_head_limits(monkeypatch):
+  rows = [Head('reference', 2., 5., 900., 3000.), Head('xla', 1., 6., 60., 170.), Head('fused', None, 4., None, 150.)]
+  monkeypatch.setattr(heads, 'measure', lambda *args, **kw: rows)
+  verdicts = {x.name: x.verdict for x in heads.head()}
+  assert verdicts == {
+      'reference, forward': '', 'reference, forward, temporary memory': '', 'reference, with gradient': '',
+      'reference, with gradient, temporary memory': '', 'xla, forward': 'ok', 'xla, forward, temporary memory': 'ok',
+      'xla, with gradient': 'missed', 'xla, with gradient, temporary memory': 'missed', 'fused, with gradient': 'ok',
+      'fused, with gradient, temporary memory': 'ok'}
