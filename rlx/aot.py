@@ -139,9 +139,14 @@ def training_step(device: str, model: str, *, rows: int = 16, width: int = 2048,
   except jax.errors.JaxRuntimeError as e:
     raise ValueError(f'{model} with {rows} x {width} tokens cannot be compiled for {device}: {str(e).splitlines()[0]}') from e
   used, text = done.memory_analysis(), done.as_text()
-  counts = Counter(re.findall(rf'= \S+ ({"|".join(COLLECTIVES)})(?:-start)?\(', text))
   return Compiled(len(found), memory, used.argument_size_in_bytes, used.output_size_in_bytes - used.alias_size_in_bytes,
-                  used.temp_size_in_bytes, time.perf_counter() - start, {k: counts[k] for k in COLLECTIVES if counts[k]}, text)
+                  used.temp_size_in_bytes, time.perf_counter() - start, collectives(text), text)
+
+
+def collectives(text: str) -> dict[str, int]:
+  """How often each collective stands in an HLO program; one inside a loop counts once."""
+  counts = Counter(re.findall(rf'^\s*(?:ROOT )?\S+ = [^"]*? ({"|".join(COLLECTIVES)})(?:-start)?\(', text, re.M))
+  return {k: counts[k] for k in COLLECTIVES if counts[k]}
 
 
 def report(name: str, found: Compiled) -> str:

@@ -168,7 +168,8 @@ def _picked(policy: Policy, params: Any, tokens: Tokens, actions: int | None) ->
 def _hidden(policy: Policy, params: Any, tokens: Tokens, last: Array, pick: Array) -> Array:
   """`[R, K, D]` hidden states of the tokens `pick`."""
   rows = params, tokens.ids, tokens.position, last
-  if 'pick' in inspect.signature(policy.apply).parameters:
+  # of all tokens `pick` would save nothing, and whole rows of attention are done in blocks
+  if pick.shape[1] < last.shape[1] and 'pick' in inspect.signature(policy.apply).parameters:
     return policy.apply(*rows, pick=pick)[0]
   return jnp.take_along_axis(policy.apply(*rows)[0], pick[:, :, None], axis=1)
 

@@ -221,7 +221,7 @@ def _apply(c, rates, params, ids, position, last, cache, pick):
   rotation = tuple(jnp.dot(f(angle), one, precision='highest') for f in (jnp.cos, jnp.sin))
 
   def layer(x, w, pick=None):
-    return _layer(c, w, x, rotation, pick, lambda q, k, v: (_attend_rows(q, k, v, last, pick), None))[0]
+    return _layer(c, w, x, rotation, pick, lambda q, k, v: (_attend_rows(q, k, v, last, pick, c.remat != 'none'), None))[0]
   if c.remat != 'none':
     dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if c.remat == 'dots' else None
     layer = jax.checkpoint(layer, policy=dots)
@@ -259,10 +259,11 @@ def _layer(c, w, x, rotation, pick, attend):
   return x + _dense(c, y, m['down']), kept
 
 
-def _attend_rows(q, k, v, last, pick):
+def _attend_rows(q, k, v, last, pick, remat):
   """Attention inside whole rows. Blocks of queries leave out the keys that all stand after them.
 
-  Up to 8 blocks, so at most `[R, H, T / 8, T]` scores at once in a forward pass (a backward pass keeps them, but for remat).
+  Up to 8 blocks, so at most `[R, H, T / 8, T]` scores at once in a forward pass, and where `remat` in a backward pass too, which makes
+  those of one block again at a time.
   """
   rows, size = last.shape
   k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
@@ -270,11 +271,12 @@ def _attend_rows(q, k, v, last, pick):
     return _attend(q, [(k, v, visible(pick, last))])
   blocks = max(n for n in (1, 2, 4, 8) if size % n == 0 and (n == 1 or size // n >= 128))
   at = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (rows, size))
+  attend = jax.checkpoint(_attend) if remat and blocks > 1 else _attend
   out = []
   for i in range(blocks):
     start, stop = i * size // blocks, (i + 1) * size // blocks
     seen = visible(at[:, start:stop], last[:, :stop])
-    out.append(_attend(q[:, start:stop], [(k[:, :, :stop], v[:, :, :stop], seen)]))
+    out.append(attend(q[:, start:stop], [(k[:, :, :stop], v[:, :, :stop], seen)]))
   return jnp.concatenate(out, axis=1)
 
 

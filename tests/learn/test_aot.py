@@ -33,8 +33,18 @@ def test_report_says_whether_it_fits():
   assert '12.00 GiB of 10.00 GiB, 120%: does not fit' in aot.report('x', one._replace(temporary=6 * aot.GIB, collectives={}))
 
 
+def test_collectives_are_counted_once_each():
+  text = """
+  %all-gather.1 = bf16[8,4]{1,0} all-gather(%p), dimensions={0}
+  ROOT %r = (f32[4]{0}, f32[4]{0}, u32[], u32[]) collective-permute-start(%x), metadata={op_name="all-reduce("}
+  %d = f32[4]{0} collective-permute-done(%r)
+  %f = f32[4]{0} fusion(%all-gather.1), calls=%g, metadata={op_name="x all-reduce("}
+"""
+  assert aot.collectives(text) == {'all-gather': 1, 'collective-permute': 1}
+
+
 def test_an_h200(small):
-  """The logits of 8 x 256 tokens are 8 MB in float32: all of them are never there, nor is any product in float32 but the sums."""
+  """One device: no collective, and the state takes the place of the one before."""
   pytest.importorskip('jax_cuda13_plugin')
   made = aot.training_step('h200', 'small', rows=8, width=256, steps=16)
   assert made.devices == 1 and not made.collectives and made.seconds > 0
@@ -44,7 +54,7 @@ def test_an_h200(small):
 
 @pytest.mark.slow
 def test_four_tpus(small):
-  """Parameters are split, rows stay with their device: no activation is gathered outside of weight gradients."""
+  """Parameters and moments are split; what cannot be split or built is refused."""
   pytest.importorskip('libtpu')
   one = aot.training_step('v5e:2x2', 'small', rows=8, width=256, steps=16)
   assert one.devices == 4 and {'all-gather'} <= set(one.collectives)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 
 from rlx import assemble, config, toy
 from rlx import losses as folder
+from rlx.learn import mesh as meshes
 from rlx.learn import objective
 from rlx.learn import state as states
 from rlx.types import Loss
@@ -149,3 +151,24 @@ def test_which_way_is_gone():
     assert not objective.fusible(tracks)
     with pytest.raises(ValueError, match="head='fused' needs losses that are local and read no value head"):
       states.update(tracks, POLICY, optax.sgd(1.), temperature=1., implementation='fused')
+
+
+def test_on_a_mesh_rows_stay_where_rows_are():
+  """The update on four devices is that on one, and no device makes the hidden states of more than its two rows."""
+  tracks, tx = assemble.tracks(dict(main=dict(estimator=('grpo',), loss=('ppo_clip',)))), optax.sgd(1.)
+  mesh = meshes.create(data=2, fsdp=2)
+  params = jax.device_put(jax.tree.map(jnp.copy, PARAMS), meshes.shard_params(PARAMS, (('embedding|head', 'fsdp'),), mesh))
+  pad = lambda x: jnp.pad(x, [(0, 2)] + [(0, 0)] * (x.ndim - 1))
+  batch = dataclasses.replace(B, tokens=jax.tree.map(pad, B.tokens))
+  credits = jax.tree.map(pad, credits_of(tracks))
+  step = states.update(tracks, POLICY, tx, temperature=.8, where=states.shardings(params, tx, tracks))
+  args = (jax.device_put(batch, meshes.shard_batch(batch, mesh)), jax.device_put(credits, meshes.over_rows(mesh)), ROWS,
+          objective.floats(tracks, 0), KEY)
+  state = states.create(params, tx, tracks)
+  done = step.lower(state, *args).compile()
+  state, seen = done(state, *args)
+  want, _, saw = once(tracks)
+  close(jax.device_get((state.params, seen)), (want, saw))
+  width = B.tokens.ids.shape[1]
+  rows = {int(n) for n in re.findall(rf'f32\[(\d+),{width},6\]', done.as_text())}
+  assert rows == {2}
