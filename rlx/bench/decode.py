@@ -86,7 +86,7 @@ def _state(score, v):
 def _engine(samples, prompt, new, repeats):
   """Seconds a token of all samples takes, the prompt aside."""
   policy = transformer(vocab=A.vocab, layers=A.layers, dim=A.dim, heads=A.heads, kv_heads=A.kv_heads, ff=A.ff)
-  silent = types.SimpleNamespace(decode_batch=lambda batch: [''] * len(batch))      # nobody reads the ids
+  silent = types.SimpleNamespace(ends=(), decode_batch=lambda batch: [''] * len(batch))      # nobody reads the ids
   model = Model(policy, policy.init(jax.random.key(0)), silent)
   limits = engines.Limits(slots=samples, width=prompt + new, turn=new, chunk=min(prompt, 256))
   engine, ids = engines.create(model, limits, engines.Stop()), [1 + i % (A.vocab - 1) for i in range(prompt)]

@@ -198,7 +198,8 @@ def _listen(engine, requests):
     at = slots[wave]
     common = np.minimum(_common(engine.known[at], want[wave]), engine.length[at])
     again = (common == size[wave]) & (engine.ready[at] != common)      # all is read, but the logits are gone
-    _release(engine, {s: c for s, c in zip(at.tolist(), common.tolist()) if c < engine.length[s]})
+    for slot, kept in zip(at.tolist(), common.tolist()):
+      _release(engine, slot, kept)
     engine.length[at] = common - again
     engine.shared[at] = np.minimum(engine.shared[at], engine.length[at])
     _read(engine, at, want[wave], size[wave])
@@ -268,49 +269,48 @@ def _common(known, want):
 def _link(engine, links):
   """Slots begin with ids of other slots: {slot: (other slot, ids)}. They are read where they lie.
 
-  An other slot that reads its own first ids elsewhere hands that on; only what it has read behind them itself is copied.
+  An other slot that reads its own first ids elsewhere hands that on; only what it has read behind them itself is copied. One that
+  is itself about to begin anew has nothing to give: its ids are read again.
   """
-  if not links:
-    return
   size = engine.limits.slots
   source, until, voice = np.arange(size, dtype=np.int32), np.zeros(size, np.int32), np.arange(size, dtype=np.int32)
-  before = engine.holder.copy(), engine.shared.copy(), engine.known.copy(), engine.length.copy(), engine.ready.copy()
-  _release(engine, {s: 0 for s in links})
-  holder, shared, known, length, ready = before
+  for slot in links:
+    _release(engine, slot, 0)
+    engine.length[slot] = engine.shared[slot] = 0
   for slot, (other, count) in links.items():
-    if shared[other] == 0 or count <= shared[other]:
-      engine.holder[slot], engine.shared[slot] = holder[other] if shared[other] else other, count
+    if other in links or not (count := min(int(count), int(engine.length[other]))):
+      continue
+    if engine.shared[other] == 0:
+      engine.holder[slot], engine.shared[slot] = other, count
     else:
-      engine.holder[slot], engine.shared[slot] = holder[other], shared[other]
-      source[slot], until[slot] = other, count
+      engine.holder[slot], engine.shared[slot] = engine.holder[other], min(count, engine.shared[other])
+      if count > engine.shared[other]:
+        source[slot], until[slot] = other, count
     voice[slot] = other
-    engine.known[slot], engine.length[slot] = known[other], min(count, length[other])
-    engine.ready[slot] = ready[other]
-  engine.slots = engine.sampler.fork(engine.slots, source, until, voice) if until.any() else engine.sampler.echo(engine.slots, voice)
+    engine.known[slot], engine.length[slot], engine.ready[slot] = engine.known[other], count, engine.ready[other]
+  if until.any():
+    engine.slots = engine.sampler.fork(engine.slots, source, until, voice)
+  elif (voice != np.arange(size)).any():
+    engine.slots = engine.sampler.echo(engine.slots, voice)
 
 
-def _release(engine, keep):
-  """Slots are about to lose what they hold behind their first ids, {slot: ids kept}: who reads it there gets it elsewhere.
+def _release(engine, slot, kept):
+  """The slot is about to lose what it holds behind its first `kept` ids: who reads it there gets it elsewhere.
 
   Of the paths that still need it, the one that shares most becomes the holder of the others; what nobody needs is forgotten.
   """
-  size = engine.limits.slots
-  source, until = np.arange(size, dtype=np.int32), np.zeros(size, np.int32)
-  for slot, kept in keep.items():
-    users = np.flatnonzero((engine.holder == slot) & (engine.shared > kept))
-    users = users[users != slot]
-    idle = users[~engine.busy[users]]
-    engine.length[idle] = np.minimum(engine.length[idle], kept)
-    engine.shared[idle] = kept
-    users = users[engine.busy[users]]
-    if len(users):
-      heir = users[engine.shared[users].argmax()]
-      source[heir], until[heir] = slot, engine.shared[heir]
-      engine.holder[users], engine.shared[heir] = heir, 0
-    if kept == 0:
-      engine.shared[slot] = 0
-  if until.any():
-    engine.slots = engine.sampler.fork(engine.slots, source, until, np.arange(size, dtype=np.int32))
+  users = np.flatnonzero((engine.holder == slot) & (engine.shared > kept))
+  users = users[users != slot]
+  idle = users[~engine.busy[users]]
+  engine.length[idle] = np.minimum(engine.length[idle], kept)
+  engine.shared[idle] = kept
+  users = users[engine.busy[users]]
+  if len(users):
+    heir, every = users[engine.shared[users].argmax()], np.arange(engine.limits.slots, dtype=np.int32)
+    source, until = every.copy(), np.zeros(len(every), np.int32)
+    source[heir], until[heir] = slot, engine.shared[heir]
+    engine.slots = engine.sampler.fork(engine.slots, source, until, every)
+    engine.holder[users], engine.shared[heir] = heir, 0
 
 
 def _view(engine, at, size):

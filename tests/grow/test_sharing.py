@@ -1,0 +1,81 @@
+"""Shared prefixes: whatever is warm, whoever holds what, every path gets what an empty engine gives it."""
+
+import jax
+import numpy as np
+import pytest
+
+from rlx.grow import engine as engines
+from tests.grow import game
+
+
+def key(n):
+  return np.asarray(jax.random.key_data(jax.random.fold_in(game.KEY, n)))
+
+
+def words(draw, n):
+  return draw.integers(2, game.TOK.size, n).tolist()
+
+
+class Alone:
+  """An engine that forgets everything before each question."""
+
+  def __init__(self):
+    self.engine = game.engine()
+
+  def speak(self, request):
+    engines.refresh(self.engine, self.engine.model.params)
+    return engines.speak(self.engine, [request._replace(slot=-1)])[0]
+
+  def score(self, context, suffix):
+    engines.refresh(self.engine, self.engine.model.params)
+    return engines.score(self.engine, [context], [suffix])[0]
+
+
+@pytest.mark.parametrize('limits', [dict(slots=4, buckets=()), dict(), dict(share=2)], ids=('few', 'many', 'pairs'))
+@pytest.mark.parametrize('seed', range(3))
+def test_random_walk(seed, limits):
+  """Paths begin, branch off one another, go on, are rewritten, leave their slots, and texts are scored beside them."""
+  draw, e, alone = np.random.default_rng(seed), game.engine(**limits), Alone()
+  roots, live, count = [words(draw, 70), words(draw, 14)], [], 0
+  begin = lambda longer: list(longer[:draw.integers(1, len(longer) + 1)])
+  some = lambda: live[draw.integers(len(live))][0] if live and draw.random() < .5 else roots[draw.integers(2)]
+  for _ in range(30):
+    move, vacant, asked = draw.choice(['new', 'on', 'leave', 'score'], p=[.35, .3, .15, .2]), engines.vacant(e), []
+    if move == 'new':
+      asked = [((begin(some()) + words(draw, draw.integers(0, 9)))[:84], -1) for _ in range(draw.integers(0, vacant + 1))]
+    elif move == 'on':
+      chosen = [i for i in range(len(live)) if draw.random() < .6]
+      asked = [((begin(live[i][0]) if draw.random() < .2 else live[i][0])[:80] + words(draw, draw.integers(0, 4)), live[i][1]) for i in chosen]
+      live = [x for i, x in enumerate(live) if i not in chosen]
+    elif move == 'leave' and live:
+      engines.free(e, live.pop(draw.integers(len(live)))[1])
+    elif move == 'score' and vacant:
+      contexts = [begin(some())[:80] for _ in range(3)]
+      suffixes = [words(draw, draw.integers(1, 4)) for _ in contexts]
+      for c, s, got in zip(contexts, suffixes, engines.score(e, contexts, suffixes), strict=True):
+        np.testing.assert_allclose(got, alone.score(c, s), atol=1e-4)
+    requests = [engines.Request(c, slot, key(count := count + 1), {}, 6) for c, slot in asked]
+    for request, got in zip(requests, engines.speak(e, requests) if requests else [], strict=True):
+      want = alone.speak(request)
+      assert got.ids == want.ids
+      np.testing.assert_allclose(got.logp, want.logp, atol=1e-4)
+      live.append((list(request.context) + got.ids, got.slot))
+  assert count > 5
+
+
+@pytest.mark.parametrize('slots', [4, 16])
+def test_nested_contexts(slots):
+  """Every step of the paths of three trees is scored, in order and shuffled: slots link to slots that link to slots."""
+  for shuffled in (False, True):
+    draw, e, alone, contexts = np.random.default_rng(shuffled), game.engine(slots=slots, buckets=()), Alone(), []
+    for root in (words(draw, 10), words(draw, 10)):
+      for _ in range(3):
+        path = root
+        for _ in range(4):
+          contexts.append(path)
+          path = path + words(draw, draw.integers(3, 9))
+    if shuffled:
+      contexts = [contexts[i] for i in draw.permutation(len(contexts))]
+    suffixes = [words(draw, draw.integers(1, 5)) for _ in contexts]
+    for c, s, got in zip(contexts, suffixes, engines.score(e, contexts, suffixes), strict=True):
+      np.testing.assert_allclose(got, alone.score(c, s), atol=1e-4)
