@@ -159,20 +159,11 @@ def _merged(file, said):
 
 
 def described(found: Sequence[sql_sandbox.Table]) -> str:
-  """A schema as SQL, one line a table."""
-  return '\n'.join(map(_described, found))
-
-
-def _described(t):
-  alone = t.primary[0].lower() if len(t.primary) == 1 else None
-  parts = [' '.join(filter(None, (quoted(c), kind, 'PRIMARY KEY' if c.lower() == alone else ''))) for c, kind in zip(t.columns, t.types)]
-  if len(t.primary) > 1:
-    parts.append(f'PRIMARY KEY ({", ".join(map(quoted, t.primary))})')
-  for column, to in zip(t.columns, t.refers):
-    if to:
-      table, _, other = to.partition(' . ')
-      parts.append(f'FOREIGN KEY ({quoted(column)}) REFERENCES {quoted(table)}({quoted(other)})')
-  return f'CREATE TABLE {quoted(t.name)} ({", ".join(parts)})'
+  """A schema as text: a line a table, then one a foreign key; names as SQL must write them."""
+  columns = lambda t: ', '.join(' '.join(filter(None, (quoted(c), kind, 'key' if c in t.primary else ''))) for c, kind in zip(t.columns, t.types))
+  place = lambda table, column: f'{quoted(table)}.{quoted(column)}'
+  keys = [f'{place(t.name, c)} = {place(*to.split(" . ", 1))}' for t in found for c, to in zip(t.columns, t.refers) if to]
+  return '\n'.join([f'{quoted(t.name)}({columns(t)})' for t in found] + keys)
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -1,7 +1,8 @@
 """Protocol `single`: the prompt holds the schema and the question, one action gives the query.
 
-  CREATE TABLE singer (Singer_ID INTEGER PRIMARY KEY, Name TEXT, Country TEXT)
-  CREATE TABLE concert (concert_ID INTEGER PRIMARY KEY, Singer_ID INTEGER, FOREIGN KEY (Singer_ID) REFERENCES singer(Singer_ID))
+  singer(Singer_ID INTEGER key, Name TEXT, Country TEXT)
+  concert(concert_ID INTEGER key, Singer_ID INTEGER)
+  concert.Singer_ID = singer.Singer_ID
 
   Question: How many singers are from France?
   ```sql
