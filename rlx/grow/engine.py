@@ -349,7 +349,7 @@ def _read(engine, slots, want, size, score=False):
   scores = [[np.zeros(0, np.float32)] for _ in slots]
   _note(engine, slots, np.zeros_like(size), want, size)
   while len(rows := np.flatnonzero(engine.length[slots] < size)):
-    n, b, at = len(rows), _bucket(engine.limits, len(rows)), slots[rows]
+    n, b, at = len(rows), _bucket(engine.limits, len(rows), reading=True), slots[rows]
     start = engine.length[at]
     index, count = np.full(b, engine.limits.slots, np.int32), np.zeros(b, np.int32)
     index[:n], count[:n] = at, np.minimum(size[rows] - start, len(place))
@@ -386,8 +386,10 @@ def _current(engine):
   return dataclasses.replace(engine.slots, length=engine.length.copy())
 
 
-def _bucket(limits, n):
-  return next(b for b in sorted({*limits.buckets, limits.slots}) if b >= n)
+def _bucket(limits, n, reading=False):
+  """Rows that are computed for n. A prompt is read by one path for all that share it, so reading has a smaller size of its own."""
+  few = {-(-limits.slots // limits.share)} if reading and limits.width >= SMALL else set()
+  return next(b for b in sorted({*limits.buckets, limits.slots} | few) if b >= n)
 
 
 # ---- drawing ---------------------------------------------------------------------------------------------------------
