@@ -316,16 +316,18 @@ def _release(engine, slot, kept):
 def _view(engine, at, size):
   """What the rows of a call look back on: (sharing, window) and (width, reach), for slots `at` `[n]` padded to `size` rows."""
   n, limits = len(at), engine.limits
-  base = np.zeros(size, np.int32)
+  base, holder = np.zeros(size, np.int32), engine.holder[at]
   base[:n] = engine.shared[at]
+  for i in np.flatnonzero(np.isin(at, holder[base[:n] > 0])):   # who holds what others read now reads it with them, not alone
+    base[i], holder[i] = min(base[:n][(holder == at[i]) & (engine.shared[at] > 0)].max(), engine.length[at[i]]), at[i]
   first = int(base[:n].min(initial=limits.width))
   width = _span(limits, int(engine.length[at].max(initial=0)) - first)
   if not base.any():
     return dict(sharing=None, window=np.int32(0)), dict(width=width, reach=None)
   lines, place = [], np.zeros(size, np.int32)
-  for holder in dict.fromkeys(engine.holder[at[base[:n] > 0]].tolist()):
-    rows = np.flatnonzero((engine.holder[at] == holder) & (base[:n] > 0))
-    lines += [(holder, rows[i:i + limits.share]) for i in range(0, len(rows), limits.share)]
+  for slot in dict.fromkeys(holder[base[:n] > 0].tolist()):
+    rows = np.flatnonzero((holder == slot) & (base[:n] > 0))
+    lines += [(slot, rows[i:i + limits.share]) for i in range(0, len(rows), limits.share)]
   fewest = -(-size // limits.share)
   count = fewest if len(lines) <= fewest else size
   slot, member = np.zeros(count, np.int32), np.zeros((count, limits.share), np.int32)
