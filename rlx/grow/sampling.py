@@ -36,7 +36,7 @@ class Slots:
   `length` may be replaced by the host: 0 starts a sequence anew, less takes tokens back. At least one token must be fed
   before the next draw then, since `logits` still belong to what was taken back.
   """
-  cache: list     # a layer: (k [B, K, Dh, S], v [B, K, S, Dh])
+  cache: list     # a layer: (k, v) [B, K, S, Dh]
   length: Array   # [B] i32
   logits: Array   # [B, V] f32  of the next token
 
@@ -173,7 +173,7 @@ def decode(policy: Policy, params, slots: Slots, rows: Array, active: Array, roo
   head = policy.head(params)
   slot, pull, push = _order(rows, slots)
   cache, length, logits = _cache(policy, slots, slot, limit, sharing, pull, push, window, width, reach)
-  room = jnp.minimum(pull(room), slots.cache[0][0].shape[3] - length)
+  room = jnp.minimum(pull(room), slots.cache[0][0].shape[2] - length)
   done = ~pull(active) | (slot >= slots.length.shape[0]) | (room <= 0)
   sampling = jax.tree.map(pull, sampling)
   n, stops = length.shape[0], jnp.asarray(stop_ids, jnp.int32)[None]
@@ -209,9 +209,8 @@ def fork(slots: Slots, source: Array, until: Array, voice: Array) -> Slots:
   Lengths are left to the host.
   """
   take = lambda x, i: jnp.take(x, i, axis=0, mode='clip')
-  at = jnp.arange(slots.cache[0][0].shape[3], dtype=jnp.int32)[None] < until[:, None]
-  cache = [(jnp.where(at[:, None, None], take(k, source), k), jnp.where(at[:, None, :, None], take(v, source), v))
-           for k, v in slots.cache]
+  at = jnp.arange(slots.cache[0][0].shape[2], dtype=jnp.int32)[None] < until[:, None]
+  cache = jax.tree.map(lambda x: jnp.where(at[:, None, :, None], take(x, source), x), slots.cache)
   return Slots(cache=cache, length=slots.length, logits=take(slots.logits, voice))
 
 
@@ -239,9 +238,9 @@ def _order(rows, slots):
 
 def _cache(policy, slots, slot, size, sharing, pull, push, window, width, reach):
   """(what the computed rows look back on, with room for `size` new tokens; their length; their logits); padding has length 0."""
-  whole = slots.cache[0][0].shape[3]
-  part = lambda start, size: lambda x, axis: x if size == whole else jax.lax.dynamic_slice_in_dim(x, start, size, axis)
-  both = lambda cut, at: [(cut(k, 3)[at], cut(v, 2)[at]) for k, v in slots.cache]
+  whole = slots.cache[0][0].shape[2]
+  part = lambda start, size: lambda x: x if size == whole else jax.lax.dynamic_slice_in_dim(x, start, size, 2)
+  both = lambda cut, at: jax.tree.map(lambda x: cut(x)[at], slots.cache)
   width, reach = (whole if n is None else min(n, whole) for n in (width, reach))
   window = jnp.minimum(jnp.asarray(window, jnp.int32), whole - width)
   at = jnp.minimum(slot, slots.length.shape[0] - 1) if slot.shape[0] < slots.length.shape[0] else slice(None)
@@ -258,33 +257,31 @@ def _cache(policy, slots, slot, size, sharing, pull, push, window, width, reach)
 
 
 def _write(slots, slot, turn, length, count, logits):
-  """New keys and values go to each slot's own offset, new logits to slots that were fed; nothing else is touched.
+  """New keys and values go to each slot's own offset, new logits to slots that were fed; what other slots hold is not touched.
 
-  Row after row, a window as long as the turn is read, changed and written back in place. The offsets are made to depend on the
-  logits, the last thing computed: XLA then knows that the cache has been read before it is written, and does not copy it.
+  Row after row, in place: a whole turn at once, its unused end too, since nobody sees what lies behind a slot's length; token by
+  token where it would not fit. The offsets depend on the logits, the last thing computed: XLA then knows that the cache has been
+  read before it is written, and does not copy it.
   """
-  size, width = slots.length.shape[0], slots.cache[0][0].shape[3]
-  span = min(turn[0][0].shape[3], width)
-  fed, sound = jnp.where(count > 0, slot, size), ~jnp.isnan(logits[:, 0])
-  pad = lambda x, axis: jnp.pad(x, [(span, 0) if a == axis else (0, 0) for a in range(4)])
-  padded = [(pad(k[..., :span], 3), pad(v[:, :, :span], 2)) for k, v in turn]
+  size, width, span = slots.length.shape[0], slots.cache[0][0].shape[2], turn[0][0].shape[2]
+  fed = jnp.where(count > 0, slot, size)
+  start = jnp.where(jnp.isnan(logits[:, 0]), 0, length)
+  kind = jnp.where(fed == size, 2, (length + span > width).astype(jnp.int32))
+  order, whole, split = jnp.argsort(kind), (kind == 0).sum(), (kind == 1).sum()
 
-  def put(table, new, axis, r):
-    start = jnp.minimum(length[r], width - span)
-    shift = length[r] - start                              # near the end of the slot the window begins before the turn
-    here = [jnp.minimum(slot[r], size - 1), 0, 0, 0]
-    here[axis], take = start, [r, 0, 0, 0]
-    take[axis] = span - shift
-    shape = [1, *table.shape[1:]]
-    shape[axis] = span
-    old = jax.lax.dynamic_slice(table, here, shape)
-    place = jnp.arange(span, dtype=jnp.int32).reshape([-1 if a == axis else 1 for a in range(4)])
-    inside = (place >= shift) & (place < shift + count[r]) & (fed[r] < size) & sound[r]
-    return jax.lax.dynamic_update_slice(table, jnp.where(inside, jax.lax.dynamic_slice(new, take, shape), old), here)
+  def put(cache, r, j, n):
+    def one(table, new):
+      piece = jax.lax.dynamic_slice(new, (r, 0, j, 0), (1, new.shape[1], n, new.shape[3]))
+      return jax.lax.dynamic_update_slice(table, piece, (slot[r], 0, start[r] + j, 0))
+    return jax.tree.map(one, cache, turn)
 
-  def row(r, cache):
-    return [(put(k, nk, 3, r), put(v, nv, 2, r)) for (k, v), (nk, nv) in zip(cache, padded)]
-  cache = jax.lax.fori_loop(0, slot.shape[0], row, slots.cache)
+  def token(i, cache):
+    r = order[whole + i // span]
+    return put(cache, r, jnp.minimum(i % span, count[r] - 1), 1)
+  cache = slots.cache
+  if span <= width:
+    cache = jax.lax.fori_loop(0, whole, lambda i, cache: put(cache, order[i], 0, span), cache)
+  cache = jax.lax.fori_loop(0, split * span, token, cache)
   return Slots(cache=cache, length=slots.length.at[fed].set(length + count, mode='drop'),
                logits=slots.logits.at[fed].set(logits, mode='drop'))
 

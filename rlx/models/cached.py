@@ -26,7 +26,7 @@ class Shared:
 
   Row r stands at `place[r]` of the flattened `[P, n]` grid and sees the first `base[r]` tokens of that stretch.
   """
-  tables: list    # a layer: (k [P, K, Dh, S], v [P, K, S, Dh])
+  tables: list    # a layer: (k, v) [P, K, S, Dh]
   member: Array   # [P, n] i32  row at each place; any where nobody stands
   place: Array    # [R] i32
   base: Array     # [R] i32  0: the row shares nothing
@@ -40,19 +40,19 @@ class Cache:
   it is fed with by the rule of `last` (counted in the call's own tokens). Its key goes to slot `filled` of `turn`, common to all
   rows, so that a token loop writes by a plain slice; `past` and `shared` are only read.
   """
-  past: list      # a layer: (k [R, K, Dh, S], v [R, K, S, Dh]); S may be 0
+  past: list      # a layer: (k, v) [R, K, S, Dh]; S may be 0
   start: Array    # [R] i32
   length: Array   # [R] i32
-  turn: list      # a layer: (k [R, K, Dh, G], v [R, K, G, Dh])
+  turn: list      # a layer: (k, v) [R, K, G, Dh]
   filled: Array   # i32 scalar; at most G minus the tokens of the call
   shared: Shared | None = None
 
 
 def tables(config, rows: int, width: int, dtype: str | None = None) -> list:
-  """Empty keys and values of all layers: (k `[R, K, Dh, S]`, v `[R, K, S, Dh]`)."""
+  """Empty keys and values of all layers: (k, v) `[R, K, S, Dh]`."""
   c = config
   zeros = functools.partial(jnp.zeros, dtype=c.dtype if dtype is None else dtype)
-  return [(zeros((rows, c.kv_heads, c.head_dim, width)), zeros((rows, c.kv_heads, width, c.head_dim))) for _ in range(c.layers)]
+  return [(zeros((rows, c.kv_heads, width, c.head_dim)), zeros((rows, c.kv_heads, width, c.head_dim))) for _ in range(c.layers)]
 
 
 def prepared(config, params):
@@ -103,12 +103,12 @@ def cached(c, rates: np.ndarray, params, ids: Array, position: Array, last: Arra
     if c.qk_norm:
       q, k = _norm(c, q, a['q_norm']), _norm(c, k, a['k_norm'])
     q, k = _rotate(q, taken) / math.sqrt(c.head_dim), _rotate(k, rotation)
-    new = _put(cache.turn[i], _tokens(k, rows, (2, 0, 1, 3)), _tokens(v, rows, (2, 0, 3, 1)), cache.filled)
+    new = _put(cache.turn[i], _tokens(k, rows), _tokens(v, rows), cache.filled)
     picks = q.shape[2] // rows
     q = q.reshape(c.kv_heads, c.heads // c.kv_heads, c.head_dim, rows, picks)
     q = jnp.transpose(q, (3, 0, 1, 4, 2)).reshape(rows, c.kv_heads, -1, c.head_dim)
     states = [_state(q, *table, where) for table, where in zip((cache.past[i], new), seen_last if final else seen)
-              if table[0].shape[3]]
+              if table[0].shape[2]]
     if cache.shared is not None:
       states.append(_shared_state(q, cache.shared, i, picks))
     out = _merged(states).astype(c.dtype).reshape(rows, c.kv_heads, -1, picks, c.head_dim)
@@ -157,14 +157,14 @@ def _rotate(x, rotation):
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=1)
 
 
-def _tokens(x, rows, order):
-  """`[K, Dh, R * T]` with its axes (K, Dh, R, T) in another order."""
-  return jnp.transpose(x.reshape(*x.shape[:2], rows, -1), order)
+def _tokens(x, rows):
+  """`[K, Dh, R * T]` as a cache holds it: `[R, K, T, Dh]`."""
+  return jnp.transpose(x.reshape(*x.shape[:2], rows, -1), (2, 0, 3, 1))
 
 
 def _put(table, k, v, at):
   old_k, old_v = table
-  return (jax.lax.dynamic_update_slice(old_k, k.astype(old_k.dtype), (0, 0, 0, at)),
+  return (jax.lax.dynamic_update_slice(old_k, k.astype(old_k.dtype), (0, 0, at, 0)),
           jax.lax.dynamic_update_slice(old_v, v.astype(old_v.dtype), (0, 0, at, 0)))
 
 
@@ -173,7 +173,7 @@ def _put(table, k, v, at):
 def _sight(cache, last, pick):
   """What is seen of past and turn: (`[R, T or 1, S]` bool, `[R, T, G]` bool), and the same for the picked tokens."""
   rows, count = last.shape
-  filled, slots, width = cache.filled, cache.turn[0][0].shape[3], cache.past[0][0].shape[3]
+  filled, slots, width = cache.filled, cache.turn[0][0].shape[2], cache.past[0][0].shape[2]
   until = jnp.full((rows, slots), np.iinfo(np.int32).max, jnp.int32)   # what was fed before is seen by all
   until = jax.lax.dynamic_update_slice(until, filled + last, (0, filled))
   j = jnp.arange(width, dtype=jnp.int32)[None, None]
@@ -195,8 +195,8 @@ def _state(q, k, v, seen):
   """
   rows, groups, queries, _ = q.shape
   f32 = dict(preferred_element_type=jnp.float32)
-  score = jnp.einsum('rkmd,rkds->rkms', q, k.astype(q.dtype), **f32)
-  score = score.reshape(rows, groups, -1, seen.shape[1] if seen.shape[1] > 1 else queries, k.shape[3])
+  score = jnp.einsum('rkmd,rksd->rkms', q, k.astype(q.dtype), **f32)
+  score = score.reshape(rows, groups, -1, seen.shape[1] if seen.shape[1] > 1 else queries, k.shape[2])
   score = jnp.where(seen[:, None, None], score, HIDDEN).reshape(rows, groups, queries, -1)
   top = score.max(-1, keepdims=True)
   weight = jnp.exp(score - top)
@@ -210,7 +210,7 @@ def _shared_state(q, shared, layer, picks):
   _, groups, queries, size = q.shape
   grid = jnp.transpose(q[shared.member], (0, 2, 1, 3, 4)).reshape(stretches, groups, n * queries, size)
   base = shared.base[shared.member]
-  seen = jnp.arange(k.shape[3], dtype=jnp.int32)[None, None] < jnp.repeat(base, queries, axis=1)[:, :, None]
+  seen = jnp.arange(k.shape[2], dtype=jnp.int32)[None, None] < jnp.repeat(base, queries, axis=1)[:, :, None]
   back = lambda x: jnp.transpose(x.reshape(stretches, groups, n, queries, -1), (0, 2, 1, 3, 4)).reshape(
       stretches * n, groups, queries, -1)[shared.place]
   out, top, total = map(back, _state(grid, k, v, seen))
