@@ -180,8 +180,12 @@ def test_prepared_parameters():
   ready = sampling.make(policy, limit=4, stop_ids=()).prepare(params)
   assert ready['embed']['table'].unsafe_buffer_pointer() == params['embed']['table'].unsafe_buffer_pointer()
   half = transformer(**SIZES, dtype='bfloat16', lora=dict(rank=2, targets='q'))
-  q = sampling.make(half, limit=4, stop_ids=()).prepare(half.init(jax.random.key(0)))['layers'][0]['attention']['q']
-  assert q['weight'].dtype == jnp.bfloat16 and set(q) == {'weight', 'bias'}
+  given = half.init(jax.random.key(0))
+  layer = sampling.make(half, limit=4, stop_ids=()).prepare(given)['layers'][0]
+  assert set(layer['attention']) == {'qkv', 'o'} and set(layer['mlp']) == {'gate_up', 'down'}
+  qkv = layer['attention']['qkv']
+  assert qkv['weight'].dtype == jnp.bfloat16 and set(qkv) == {'weight', 'bias'}
+  assert qkv['weight'].shape[0] == sum(given['layers']['attention'][n]['kernel'].shape[2] for n in 'qkv') == len(qkv['bias'])
 
 
 # ---- what is asked for -------------------------------------------------------------------------------------------------
