@@ -242,18 +242,21 @@ def _apply(c, rates, params, ids, position, last, cache, pick):
 def _layer(c, w, x, rotation, pick, attend):
   """x `[R, T, D]` -> x `[R, T or P, D]`, and what `attend(q, k, v)` keeps; q, k, v are `[R, T, heads, Dh]`."""
   a, y = w['attention'], _norm(c, x, w['attention_norm'])
-  heads = lambda name, y: (lambda z: z.reshape(*z.shape[:2], -1, c.head_dim))(_dense(c, y, a[name]))
-  k, v, turned = heads('k', y), heads('v', y), rotation
-  if pick is not None:
+  heads = lambda z: z.reshape(*z.shape[:2], -1, c.head_dim)
+  if pick is None:
+    q, k, v, turned = *map(heads, _together(c, y, a, 'qkv')), rotation
+  else:
+    k, v = map(heads, _together(c, y, a, 'kv'))
     x, y, *turned = (jnp.take_along_axis(z, pick[..., None], axis=1) for z in (x, y, *rotation))
-  q = heads('q', y)
+    q = heads(_dense(c, y, a['q']))
   if c.qk_norm:
     q, k = _norm(c, q, a['q_norm']), _norm(c, k, a['k_norm'])
   out, kept = attend(_rotate(q, turned) / math.sqrt(c.head_dim), _rotate(k, rotation), v)
   x = x + _dense(c, out, a['o'])
   y, m = _norm(c, x, w['mlp_norm']), w['mlp']
   if c.activation == 'swiglu':
-    y = jax.nn.silu(_dense(c, y, m['gate'])) * _dense(c, y, m['up'])
+    gate, up = _together(c, y, m, ('gate', 'up'))
+    y = jax.nn.silu(gate) * up
   else:
     y = jnp.square(jax.nn.relu(_dense(c, y, m['up'])))
   return x + _dense(c, y, m['down']), kept
@@ -311,6 +314,16 @@ def _norm(c, x, w):
   y = x.astype(jnp.float32)
   y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + c.norm_eps)
   return (y * w['scale'].reshape((1,) * (x.ndim - 1) + (-1,))).astype(c.dtype)
+
+
+def _together(c, x, w, names):
+  """`_dense` of several kernels on one input: one product, which for a small model is faster than several."""
+  parts = [w[name] for name in names]
+  if any('lora_a' in p for p in parts):
+    return [_dense(c, x, p) for p in parts]
+  ends = np.cumsum([p['kernel'].shape[-1] for p in parts])[:-1].tolist()
+  whole = {k: jnp.concatenate([p[k].astype(c.dtype) for p in parts], axis=-1) for k in parts[0]}
+  return jnp.split(_dense(c, x, whole), ends, axis=-1)
 
 
 def _dense(c, x, w):
