@@ -198,7 +198,7 @@ def _listen(engine, requests):
     at = slots[wave]
     common = np.minimum(_common(engine.known[at], want[wave]), engine.length[at])
     again = (common == size[wave]) & (engine.ready[at] != common)      # all is read, but the logits are gone
-    for slot, kept in zip(at.tolist(), common.tolist()):
+    for slot, kept in zip(at.tolist(), common.tolist()) if engine.shared.any() else ():
       _release(engine, slot, kept)
     engine.length[at] = common - again
     engine.shared[at] = np.minimum(engine.shared[at], engine.length[at])
@@ -315,15 +315,16 @@ def _release(engine, slot, kept):
 
 def _view(engine, at, size):
   """What the rows of a call look back on: (sharing, window) and (width, reach), for slots `at` `[n]` padded to `size` rows."""
-  n, limits = len(at), engine.limits
+  n, limits, shared = len(at), engine.limits, engine.shared[at]
+  if not shared.any():
+    return (dict(sharing=None, window=np.int32(0)),
+            dict(width=_span(limits, int(engine.length[at].max(initial=0))), reach=None))
   base, holder = np.zeros(size, np.int32), engine.holder[at]
-  base[:n] = engine.shared[at]
-  for i in np.flatnonzero(np.isin(at, holder[base[:n] > 0])):   # who holds what others read now reads it with them, not alone
-    base[i], holder[i] = min(base[:n][(holder == at[i]) & (engine.shared[at] > 0)].max(), engine.length[at[i]]), at[i]
-  first = int(base[:n].min(initial=limits.width))
-  width = _span(limits, int(engine.length[at].max(initial=0)) - first)
-  if not base.any():
-    return dict(sharing=None, window=np.int32(0)), dict(width=width, reach=None)
+  base[:n] = shared
+  for i in np.flatnonzero(np.isin(at, holder[shared > 0])):   # who holds what others read now reads it with them, not alone
+    base[i], holder[i] = min(shared[(holder == at[i]) & (shared > 0)].max(), engine.length[at[i]]), at[i]
+  first = int(base[:n].min())
+  width = _span(limits, int(engine.length[at].max()) - first)
   lines, place = [], np.zeros(size, np.int32)
   for slot in dict.fromkeys(holder[base[:n] > 0].tolist()):
     rows = np.flatnonzero((holder == slot) & (base[:n] > 0))
