@@ -16,23 +16,25 @@ def get_config():
   c = base.get_config()
   c.name = 'smollm2_sql'
   c.env = dict(name='sql', instruction='')
+  c.tokenizer = dict(name='pretrained', path='smollm2', template=None)
   c.models = dict(policy=dict(name='smollm2', freeze=22))
   c.sampler.update(slots=64, width=512, turn=96, segment=12, chunk=32, buckets=(16, 32), stop=('</explore>', '</sql>', '</answer>'))
   c.on_policy_prompts = 8
   c.explorer = dict(name='flat', width=8)
-  c.buckets = (dict(rows=16, width=512, nodes=512, prompts=16, actions=320), dict(rows=64, width=512, nodes=640, prompts=16))
-  c.minibatch = 16
-  c.microbatch = 2
+  c.buckets = (dict(rows=24, width=256, nodes=512, prompts=16, actions=160), dict(rows=64, width=512, nodes=640, prompts=16))
+  c.minibatch = 12
+  c.microbatch = 4
   c.tracks = dict(main=dict(estimator=(dict(name='grpo', std=False),), selector=('informative',), average='token_mean',
                             loss=(dict(name='ppo_clip', low=.2, high=.28),), coef=1.))
-  c.tx = dict(name='adamw', learning_rate=5e-5, b2=.98)
+  c.tx = dict(name='adamw', learning_rate=1e-4, b2=.98)
   imitation = dict(main=dict(estimator=('ones',), selector=(), average='token_mean', loss=('sft',), coef=1.))
   c.phases = (
-      dict(name='warm', steps=60, source=dict(name='expert', count=4000), tracks=imitation, on_policy_prompts=32, minibatch=8,
-           buckets=(dict(rows=8, width=512, nodes=256, prompts=32, actions=320), dict(rows=32, width=512, nodes=512, prompts=32)),
-           tx=dict(name='adamw', learning_rate=dict(schedule='warmup_cosine', peak=3e-4, warmup=10, steps=60, end=3e-5), b2=.98)),
-      dict(name='rl', steps=60, source='rollout', **{'checkpoint.every': 5}))
-  c.eval = dict(splits=dict(train='train', questions='held_out_questions', databases='held_out_databases'), every=20, temperatures=(1.,),
+      dict(name='warm', steps=140, source=dict(name='expert', count=4000), tracks=imitation, on_policy_prompts=16, minibatch=6,
+           microbatch=2, buckets=(dict(rows=6, width=256, nodes=128, prompts=32, actions=160),
+                                  dict(rows=16, width=512, nodes=256, prompts=32)), **{'eval.every': 0},
+           tx=dict(name='adamw', learning_rate=dict(schedule='warmup_cosine', peak=3e-4, warmup=10, steps=140, end=3e-5), b2=.98)),
+      dict(name='rl', steps=80, source='rollout', **{'checkpoint.every': 5}))
+  c.eval = dict(splits=dict(train='train', questions='held_out_questions', databases='held_out_databases'), every=40, temperatures=(1.,),
                 prompts=200, phases=('warm', 'rl'))
   c.summary = (('warm_start', 'eval/train/1/accuracy@warm'), ('train', 'eval/train/1/accuracy'),
                ('held_out_questions', 'eval/questions/1/accuracy'), ('held_out_databases', 'eval/databases/1/accuracy'))
