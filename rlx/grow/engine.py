@@ -323,8 +323,9 @@ def _view(engine, at, size):
   base[:n] = shared
   for i in np.flatnonzero(np.isin(at, holder[shared > 0])):   # who holds what others read now reads it with them, not alone
     base[i], holder[i] = min(shared[(holder == at[i]) & (shared > 0)].max(), engine.length[at[i]]), at[i]
-  first = int(base[:n].min())
-  width = _span(limits, int(engine.length[at].max()) - first)
+  own = np.flatnonzero(engine.length[at] > base[:n])     # rows that have read something themselves
+  first = int(base[own].min(initial=limits.width))
+  width = _span(limits, int(engine.length[at[own]].max(initial=first)) - first)
   lines, place = [], np.zeros(size, np.int32)
   for slot in dict.fromkeys(holder[base[:n] > 0].tolist()):
     rows = np.flatnonzero((holder == slot) & (base[:n] > 0))

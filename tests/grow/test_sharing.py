@@ -79,3 +79,17 @@ def test_nested_contexts(slots):
     suffixes = [words(draw, draw.integers(1, 5)) for _ in contexts]
     for c, s, got in zip(contexts, suffixes, engines.score(e, contexts, suffixes), strict=True):
       np.testing.assert_allclose(got, alone.score(c, s), atol=1e-4)
+
+
+def test_who_holds_a_prompt_reads_it_with_the_others():
+  """Then no row of the call has a past of its own, and none is read; where one id of the prompt is read again, it is seen once."""
+  draw = np.random.default_rng(0)
+  e, prompts = game.engine(slots=16, width=engines.SMALL), [words(draw, 40), words(draw, 44)]
+  asked = [engines.Request(prompts[i % 2], -1, key(i), {}, 6) for i in range(8)]
+  slots = engines._listen(e, asked)
+  look, sizes = engines._view(e, slots, 16)
+  assert sizes['width'] == 0
+  assert look['sharing'].base[:8].tolist() == [40, 44] * 4 and not look['sharing'].base[8:].any()
+  holder = slots[0]
+  e.length[holder] -= 1      # as when its logits are gone
+  assert engines._view(e, slots, 16)[0]['sharing'].base[0] == 39
