@@ -18,12 +18,12 @@ def get_config():
   c.env = dict(name='sql', instruction='')
   c.tokenizer = dict(name='pretrained', path='smollm2', template=None)
   c.models = dict(policy=dict(name='smollm2', freeze=22))
-  c.sampler.update(slots=64, width=512, turn=96, segment=12, chunk=32, buckets=(16, 32), stop=('</explore>', '</sql>', '</answer>'))
+  c.sampler.update(slots=64, width=512, turn=96, segment=8, chunk=16, buckets=(16, 32), stop=('</explore>', '</sql>', '</answer>'))
   c.on_policy_prompts = 8
   c.explorer = dict(name='flat', width=8)
-  c.buckets = (dict(rows=24, width=256, nodes=512, prompts=16, actions=160), dict(rows=64, width=512, nodes=640, prompts=16))
+  c.buckets = (dict(rows=40, width=256, nodes=512, prompts=16, actions=208), dict(rows=64, width=512, nodes=640, prompts=16))
   c.minibatch = 12
-  c.microbatch = 4
+  c.microbatch = 3
   c.tracks = dict(main=dict(estimator=(dict(name='grpo', std=False),), selector=('informative',), average='token_mean',
                             loss=(dict(name='ppo_clip', low=.2, high=.28),), coef=1.))
   c.tx = dict(name='adamw', learning_rate=1e-4, b2=.98)

@@ -340,8 +340,8 @@ def _view(engine, at, size):
 
 
 def _span(limits, n):
-  """`n` ids rounded up to what is compiled: none (where slots are not small), 256 times a power of two, or all of a slot."""
-  choices = [0] * (limits.width >= SMALL) + [256 << i for i in range(16) if 256 << i < limits.width] + [limits.width]
+  """`n` ids rounded up to what is compiled: none (where slots are not small), 128 times a power of two, or all of a slot."""
+  choices = [0] * (limits.width >= SMALL) + [128 << i for i in range(16) if 128 << i < limits.width] + [limits.width]
   return next(w for w in choices if w >= n)
 
 
