@@ -336,12 +336,12 @@ def _view(engine, at, size):
   for i, (holder, rows) in enumerate(lines):
     slot[i], member[i, :len(rows)], place[rows] = holder, rows, i * limits.share + np.arange(len(rows))
   return (dict(sharing=sampling.Sharing(slot, member, place, base), window=np.int32(first)),
-          dict(width=width, reach=_span(limits, int(base.max()))))
+          dict(width=width, reach=_span(limits, int(base.max()), 64)))
 
 
-def _span(limits, n):
-  """`n` ids rounded up to what is compiled: none (where slots are not small), 128 times a power of two, or all of a slot."""
-  choices = [0] * (limits.width >= SMALL) + [128 << i for i in range(16) if 128 << i < limits.width] + [limits.width]
+def _span(limits, n, least=128):
+  """`n` ids rounded up to what is compiled: none (where slots are not small), `least` times a power of two, or all of a slot."""
+  choices = [0] * (limits.width >= SMALL) + [least << i for i in range(16) if least << i < limits.width] + [limits.width]
   return next(w for w in choices if w >= n)
 
 

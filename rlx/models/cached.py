@@ -202,10 +202,9 @@ def _state(q, tables):
   """
   rows, groups, queries, _ = q.shape
   f32 = dict(preferred_element_type=jnp.float32)
-  few = queries <= 8    # then the product that begins with the keys is faster on a CPU: 1.5 times with one query
 
   def scores(k, seen):
-    score = jnp.einsum(*(('rksd,rkmd->rkms', k.astype(q.dtype), q) if few else ('rkmd,rksd->rkms', q, k.astype(q.dtype))), **f32)
+    score = _products(q, k.astype(q.dtype))
     score = score.reshape(rows, groups, -1, seen.shape[1] if seen.shape[1] > 1 else queries, k.shape[2])
     return jnp.where(seen[:, None, None], score, HIDDEN).reshape(rows, groups, queries, -1)
   found = [(scores(k, seen), v) for k, v, seen in tables if v.shape[2]]
@@ -213,6 +212,16 @@ def _state(q, tables):
   weighed = [(jnp.exp(s - top), v) for s, v in found]
   out = sum(jnp.einsum('rkms,rksd->rkmd', w.astype(q.dtype), v.astype(q.dtype), **f32) for w, v in weighed)
   return out, top, sum(w.sum(-1, keepdims=True) for w, _ in weighed)
+
+
+def _products(q, k):
+  """`[R, K, M, S]` f32: each query `[R, K, M, Dh]` with each key `[R, K, S, Dh]`."""
+  f32 = dict(preferred_element_type=jnp.float32)
+  together = lambda q, k: jnp.einsum('rkmd,rksd->rkms', q, k, **f32)
+  if q.shape[2] > 4:
+    return together(q, k)
+  alone = lambda q, k: jnp.stack([jnp.einsum('rksd,rkd->rks', k, q[:, :, m], **f32) for m in range(q.shape[2])], axis=2)
+  return jax.lax.platform_dependent(q, k, cpu=alone, default=together)   # on a CPU 1.2 to 1.5 times faster than one product
 
 
 def _shared_state(q, shared, layer, picks):
