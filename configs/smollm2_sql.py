@@ -40,7 +40,7 @@ def get_config():
                ('held_out_questions', 'eval/questions/1/accuracy'), ('held_out_databases', 'eval/databases/1/accuracy'))
   c.smoke = (('models.policy', dict(name='transformer', layers=2, dim=32, heads=2, ff=64)), ('tokenizer', dict(name='bpe', size=320)),
              ('sampler.slots', 4), ('sampler.buckets', ()), ('sampler.turn', 24), ('on_policy_prompts', 1), ('explorer.width', 4),
-             ('phases[0].on_policy_prompts', 4), ('buckets', (dict(rows=4, width=512, nodes=64, prompts=16),)), ('minibatch', 4),
+             ('phases[0].on_policy_prompts', 4), ('buckets', (dict(rows=4, width=512, nodes=64, prompts=16),)), ('minibatch', 4), ('microbatch', 2),
              ('phases[0].minibatch', 4), ('phases[0].buckets', (dict(rows=4, width=512, nodes=64, prompts=16),)), ('eval.prompts', 4),
              ('tracks.main.selector', ()))
   return c
