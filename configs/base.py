@@ -35,6 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
       segment=0,                       # ids drawn in one call, after which rows that are done stop costing; 0: a whole turn
       chunk=64,                        # ids read in one call
       buckets=(),                      # numbers of rows that are compiled beside `slots`
+      lanes=1,                         # parts of the slots computed by a thread each: on a CPU, small models keep one core busy
       copy_from=32,                    # ids: a shorter shared prefix is read again rather than copied
       on_full='end',                   # 'end' | 'window' | 'error'
       stop=(),                         # special tokens or strings that end an action

@@ -16,7 +16,7 @@ def get_config():
                                                                               for end in ('', '/')))
   c.models = dict(policy=dict(name='transformer', layers=3, dim=96, heads=4, ff=288, activation='relu2', rope_base=1000.,
                               embed_scale=True))
-  c.sampler.update(slots=128, width=112, turn=22, segment=11, chunk=20, buckets=(64,), stop=('</explore>', '</sql>', '</answer>'))
+  c.sampler.update(slots=128, width=112, turn=22, segment=11, chunk=20, buckets=(64,), lanes=2, stop=('</explore>', '</sql>', '</answer>'))
   c.on_policy_prompts = 16
   c.explorer = dict(name='flat', width=8)
   c.buckets = (dict(rows=80, width=128, nodes=1024, prompts=32, actions=64),)

@@ -408,7 +408,7 @@ def limits(c: ml_collections.ConfigDict) -> engine.Limits:
   """Sizes of the sampler."""
   s = c.sampler
   return engine.Limits(slots=s.slots, width=s.width, turn=s.turn, chunk=s.chunk, buckets=tuple(s.buckets), copy_from=s.copy_from,
-                       on_full=s.on_full, segment=s.segment)
+                       on_full=s.on_full, segment=s.segment, lanes=s.lanes)
 
 
 def stop(c: ml_collections.ConfigDict, tok: Any) -> engine.Stop:

@@ -6,8 +6,11 @@ of one holder meet its keys together. Paths of one call that begin alike read th
 again, branches of a tree and the answers to one prompt share it, and correctness does not depend on what is warm.
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +33,7 @@ class Limits(NamedTuple):
   on_full: str = 'end'              # what a path does that has no room for another turn: 'end' | 'window' | 'error'
   segment: int = 0                  # ids drawn in one call: rows that are done then stop costing; 0: a whole turn, or SEGMENT
   share: int = 8                    # paths that meet a shared prefix in one product; more of them make several
+  lanes: int = 1                    # parts of the slots that are computed by a thread each: small models keep one core busy
 
 
 class Request(NamedTuple):
@@ -89,6 +93,9 @@ class Engine:
   holder: np.ndarray                # [B]    the slot that holds the first ids of this one
   shared: np.ndarray                # [B]    how many of them; 0: its own
   params: Any = None                # the model's as the sampler reads them; None: made when it next does
+  lanes: Sequence['Engine'] = ()    # engines whose arrays are parts of these
+  threads: Any = None
+  met: Any = None                   # (lock, the calls that have been compiled), common to all lanes
   clock: int = 0
   read: int = 0                     # ids read, padding not counted
   drawn: int = 0
@@ -98,13 +105,27 @@ def create(model: Model, limits: Limits, stop: Stop) -> Engine:
   """Empty slots, and the compiled functions of the sampler."""
   B, S = limits.slots, limits.width
   made = sampler(model.policy, limits, stop)
-  slots = made.empty(B, S)
+  host = [np.zeros((B, S), np.int32), np.zeros(B, np.int32), np.full(B, -1, np.int32), np.zeros(B, bool), np.zeros(B, np.int64),
+          np.arange(B, dtype=np.int32), np.zeros(B, np.int32)]
+  if limits.lanes > 1:
+    if B % limits.lanes:
+      raise ValueError(f'{limits.lanes} lanes do not divide {B} slots.')
+    n, met = B // limits.lanes, (threading.Lock(), set())
+    own = limits._replace(slots=n, lanes=1, buckets=tuple(dict.fromkeys(-(-b // limits.lanes) for b in limits.buckets)))
+    lanes = [_one(model, own, stop, made, [x[i * n:(i + 1) * n] for x in host], met) for i in range(limits.lanes)]
+    for lane in lanes:
+      lane.holder[:] = np.arange(n)
+    return Engine(model, limits, stop, made, None, *host, lanes=lanes,
+                  threads=concurrent.futures.ThreadPoolExecutor(limits.lanes, 'lane'))
+  return _one(model, limits, stop, made, host, None)
+
+
+def _one(model, limits, stop, made, host, met):
+  slots = made.empty(limits.slots, limits.width)
   where = getattr(next(iter(jax.tree.leaves(model.params)), None), 'sharding', None)
   if isinstance(where, jax.sharding.NamedSharding):      # where the parameters live, or the first call compiles for a place of its own
     slots = jax.device_put(slots, jax.sharding.NamedSharding(where.mesh, jax.sharding.PartitionSpec()))
-  return Engine(model, limits, stop, made, slots, np.zeros((B, S), np.int32), np.zeros(B, np.int32),
-                np.full(B, -1, np.int32), np.zeros(B, bool), np.zeros(B, np.int64), np.arange(B, dtype=np.int32),
-                np.zeros(B, np.int32))
+  return Engine(model, limits, stop, made, slots, *host, met=met)
 
 
 def refresh(engine: Engine, params) -> None:
@@ -115,6 +136,8 @@ def refresh(engine: Engine, params) -> None:
   engine.busy[:] = False
   engine.used[:] = 0
   engine.clock = 0
+  for lane in engine.lanes:
+    lane.model, lane.params, lane.clock = engine.model, None, 0
 
 
 def free(engine: Engine, slot: int) -> None:
@@ -134,7 +157,47 @@ def speak(engine: Engine, requests: Sequence[Request]) -> list[Speech]:
   Raises:
     ValueError: a context that is empty or does not fit the slots, or more new paths than vacant slots.
   """
-  return _draw(engine, _listen(engine, requests), requests)
+  if not engine.lanes:
+    return _draw(engine, _listen(engine, requests), requests)
+  size, out = engine.lanes[0].limits.slots, [None] * len(requests)
+
+  def one(lane, base, part):
+    mine = [requests[i]._replace(slot=requests[i].slot - base if requests[i].slot >= 0 else -1) for i in part]
+    for i, speech in zip(part, speak(lane, mine), strict=True):
+      out[i] = speech._replace(slot=speech.slot + base)
+  _together(engine, [(lane, k * size, part) for k, (lane, part) in enumerate(zip(engine.lanes, _split(engine, requests)))], one)
+  engine.drawn, engine.read = (sum(getattr(lane, name) for lane in engine.lanes) for name in ('drawn', 'read'))
+  return out
+
+
+def _split(engine, requests):
+  """Which requests each lane takes: a path stays in its lane; new ones fill up one lane after the other, neighbours together."""
+  size, new = engine.lanes[0].limits.slots, [i for i, r in enumerate(requests) if r.slot < 0]
+  parts = [[i for i, r in enumerate(requests) if r.slot // size == k] for k in range(len(engine.lanes))]
+  open_slots = [vacant(lane) - sum(not lane.busy[requests[i].slot % size] for i in part) for lane, part in zip(engine.lanes, parts)]
+  if len(new) > sum(open_slots):
+    raise ValueError(f'{len(new)} new paths want to speak at once, {sum(open_slots)} of {engine.limits.slots} slots are vacant.')
+  fair = -(-len(requests) // len(parts))
+  for limit in (fair, len(requests)):        # what a full lane cannot take goes where there is room
+    for part, room in zip(parts, open_slots):
+      take = min(len(new), room - sum(requests[i].slot < 0 for i in part), max(limit - len(part), 0))
+      part += new[:take]
+      del new[:take]
+  return [sorted(part) for part in parts]
+
+
+def _together(engine, jobs, f):
+  """f(*job) of every job with requests, each in a thread."""
+  if engine.params is None:
+    engine.params = _params(engine)
+  for lane in engine.lanes:
+    lane.params = engine.params
+  jobs = [job for job in jobs if len(job[2])]
+  if len(jobs) == 1:
+    f(*jobs[0])
+  else:
+    for done in [engine.threads.submit(f, *job) for job in jobs]:
+      done.result()
 
 
 def score(engine: Engine, contexts: Sequence[Sequence[int]], suffixes: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -143,6 +206,8 @@ def score(engine: Engine, contexts: Sequence[Sequence[int]], suffixes: Sequence[
   Raises:
     ValueError: as `speak` does.
   """
+  if engine.lanes:
+    return _score_in_lanes(engine, contexts, suffixes)
   out = []
   while len(out) < len(contexts):
     now = slice(len(out), len(out) + max(vacant(engine), 1))
@@ -152,6 +217,29 @@ def score(engine: Engine, contexts: Sequence[Sequence[int]], suffixes: Sequence[
     for s in slots:
       free(engine, s)
   return out
+
+
+def _score_in_lanes(engine, contexts, suffixes):
+  lanes = [lane for lane in engine.lanes if vacant(lane)] or engine.lanes[:1]
+  out, share = [None] * len(contexts), max(-(-len(contexts) // len(lanes)), 1)
+
+  def one(lane, _, part):
+    for i, logp in zip(part, score(lane, [contexts[i] for i in part], [suffixes[i] for i in part]), strict=True):
+      out[i] = logp
+  _together(engine, [(lane, 0, range(len(contexts))[k * share:(k + 1) * share]) for k, lane in enumerate(lanes)], one)
+  engine.read = sum(lane.read for lane in engine.lanes)
+  return out
+
+
+@contextlib.contextmanager
+def _compiling(engine, *call):
+  """Holds the lanes' lock while a call of this shape is made for the first time: two threads would compile it twice."""
+  if engine.met is None or call in engine.met[1]:
+    yield
+  else:
+    with engine.met[0]:
+      yield
+      engine.met[1].add(call)
 
 
 def keys(key: jax.Array, codes: Sequence[Sequence[int]], size: int) -> np.ndarray:
@@ -339,6 +427,10 @@ def _view(engine, at, size):
           dict(width=width, reach=_span(limits, int(base.max()), 64)))
 
 
+def _shape(look):
+  return None if look['sharing'] is None else look['sharing'].member.shape
+
+
 def _span(limits, n, least=128):
   """`n` ids rounded up to what is compiled: none (where slots are not small), `least` times a power of two, or all of a slot."""
   choices = [0] * (limits.width >= SMALL) + [least << i for i in range(16) if least << i < limits.width] + [limits.width]
@@ -361,7 +453,8 @@ def _read(engine, slots, want, size, score=False):
     i, j = np.nonzero(place < count[:, None])
     ids[i, j] = want[rows[i], start[i] + j]
     look, sizes = _view(engine, at, b)
-    engine.slots, logp = engine.sampler.extend(_params(engine), _current(engine), index, ids, count, **look, **sizes, score=score)
+    with _compiling(engine, 'extend', b, score, _shape(look), *sizes.values()):
+      engine.slots, logp = engine.sampler.extend(_params(engine), _current(engine), index, ids, count, **look, **sizes, score=score)
     if score:
       for row, values, c in zip(rows, np.asarray(logp), count):
         scores[row].append(values[:c])
@@ -415,8 +508,9 @@ def _draw(engine, slots, requests):
     room[:n] = [min(requests[i].room - len(ids[i]), step) for i in todo]
     columns, truncated = _settings([requests[i].sampling for i in todo], b)
     look, sizes = _view(engine, at, b)
-    engine.slots, out = engine.sampler.decode(_params(engine), _current(engine), index, room > 0, room, draw_keys, columns, **look,
-                                              **sizes, truncated=truncated)
+    with _compiling(engine, 'decode', b, truncated, _shape(look), *sizes.values()):
+      engine.slots, out = engine.sampler.decode(_params(engine), _current(engine), index, room > 0, room, draw_keys, columns, **look,
+                                                **sizes, truncated=truncated)
     out = jax.device_get(out)
     start, count = engine.length[at], out.count[:n]
     _note(engine, at, start, out.ids[:n], count)

@@ -31,7 +31,8 @@ class Alone:
     return engines.score(self.engine, [context], [suffix])[0]
 
 
-@pytest.mark.parametrize('limits', [dict(slots=4, buckets=()), dict(), dict(share=2)], ids=('few', 'many', 'pairs'))
+@pytest.mark.parametrize('limits', [dict(slots=4, buckets=()), dict(), dict(share=2), dict(lanes=2), dict(lanes=4)],
+                         ids=('few', 'many', 'pairs', 'two lanes', 'four lanes'))
 @pytest.mark.parametrize('seed', range(3))
 def test_random_walk(seed, limits):
   """Paths begin, branch off one another, go on, are rewritten, leave their slots, and texts are scored beside them."""
