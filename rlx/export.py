@@ -30,8 +30,9 @@ def export(workdir: str, out: str, *, step: str | int | None = None, dtype: str 
       texts, like = dict(tokenizer=f.read(), config=dict(tokenizer_class='PreTrainedTokenizerFast'), template=None), None
   else:
     texts, like = files.tokenizer_files(own['path']), files.config_file(own['path'])
-    if own.get('template', 'own') != 'own':      # the one it was trained with, or none
-      texts = dict(texts, template=own['template'], config={k: v for k, v in texts['config'].items() if k != 'chat_template'})
+    if own.get('template', 'own') != 'own':      # the one it was trained with, as the run keeps it, or none
+      texts = dict(texts, template=files.tokenizer_files(workdir)['template'],
+                   config={k: v for k, v in texts['config'].items() if k != 'chat_template'})
   hf.save(out, policy.config, params, texts, like=like, dtype=dtype)
   return number
 

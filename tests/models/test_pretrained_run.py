@@ -1,5 +1,7 @@
 """A pretrained policy in a run: trained, opened, continued from, exported."""
 
+import shutil
+
 import jax
 import numpy as np
 
@@ -39,3 +41,17 @@ def test_export_says_what_is_wrong(tmp_path, capsys):
   assert 'usage: python -m rlx.export' in capsys.readouterr().err
   assert export.main(['--workdir', str(tmp_path), '--out', str(tmp_path / 'o')]) == 2
   assert 'holds no run' in capsys.readouterr().err
+
+
+def test_export_writes_the_template_of_the_run(folder, tmp_path):
+  """A run with a template of its own exports its text, also where the config names a file that is gone by then."""
+  text, file = '{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}', tmp_path / 'mine.jinja'
+  for template, wanted in ((str(file), text), (text, text), (None, None)):
+    file.write_text(text)
+    c = run_of(tmp_path / str(wanted and len(template)), dict(name='pretrained', path=folder), **{
+        'tokenizer': dict(name='pretrained', path=folder, template=template), 'phases[1].steps': 0})
+    train.run(c)
+    file.unlink()
+    export.export(c.workdir, str(tmp_path / 'out'))
+    assert models.tokenizer_files(str(tmp_path / 'out'))['template'] == wanted
+    shutil.rmtree(tmp_path / 'out')
