@@ -221,7 +221,7 @@ def _apply(c, rates, params, ids, position, last, cache, pick):
   rotation = tuple(jnp.dot(f(angle), one, precision='highest') for f in (jnp.cos, jnp.sin))
 
   def layer(x, w, pick=None):
-    return _layer(c, w, x, rotation, pick, lambda q, k, v: (_attend_rows(q, k, v, last, pick, c.remat != 'none'), None))[0]
+    return _layer(c, w, x, rotation, last, pick)
   if c.remat != 'none':
     dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if c.remat == 'dots' else None
     layer = jax.checkpoint(layer, policy=dots)
@@ -239,8 +239,8 @@ def _apply(c, rates, params, ids, position, last, cache, pick):
   return _norm(c, x, params['norm']), None
 
 
-def _layer(c, w, x, rotation, pick, attend):
-  """x `[R, T, D]` -> x `[R, T or P, D]`, and what `attend(q, k, v)` keeps; q, k, v are `[R, T, heads, Dh]`."""
+def _layer(c, w, x, rotation, last, pick):
+  """x `[R, T, D]` -> x `[R, T or P, D]`."""
   a, y = w['attention'], _norm(c, x, w['attention_norm'])
   heads = lambda z: z.reshape(*z.shape[:2], -1, c.head_dim)
   if pick is None:
@@ -251,7 +251,7 @@ def _layer(c, w, x, rotation, pick, attend):
     q = heads(_dense(c, y, a['q']))
   if c.qk_norm:
     q, k = _norm(c, q, a['q_norm']), _norm(c, k, a['k_norm'])
-  out, kept = attend(_rotate(q, turned) / math.sqrt(c.head_dim), _rotate(k, rotation), v)
+  out = _attend_rows(_rotate(q, turned) / math.sqrt(c.head_dim), _rotate(k, rotation), v, last, pick, c.remat != 'none')
   x = x + _dense(c, out, a['o'])
   y, m = _norm(c, x, w['mlp_norm']), w['mlp']
   if c.activation == 'swiglu':
@@ -259,7 +259,7 @@ def _layer(c, w, x, rotation, pick, attend):
     y = jax.nn.silu(gate) * up
   else:
     y = jnp.square(jax.nn.relu(_dense(c, y, m['up'])))
-  return x + _dense(c, y, m['down']), kept
+  return x + _dense(c, y, m['down'])
 
 
 def _attend_rows(q, k, v, last, pick, remat):
@@ -271,7 +271,7 @@ def _attend_rows(q, k, v, last, pick, remat):
   rows, size = last.shape
   k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
   if pick is not None:
-    return _attend(q, [(k, v, visible(pick, last))])
+    return _attend(q, k, v, visible(pick, last))
   blocks = max(n for n in (1, 2, 4, 8) if size % n == 0 and (n == 1 or size // n >= 128))
   at = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (rows, size))
   attend = jax.checkpoint(_attend) if remat and blocks > 1 else _attend
@@ -279,26 +279,23 @@ def _attend_rows(q, k, v, last, pick, remat):
   for i in range(blocks):
     start, stop = i * size // blocks, (i + 1) * size // blocks
     seen = visible(at[:, start:stop], last[:, :stop])
-    out.append(attend(q[:, start:stop], [(k[:, :, :stop], v[:, :, :stop], seen)]))
+    out.append(attend(q[:, start:stop], k[:, :, :stop], v[:, :, :stop], seen))
   return jnp.concatenate(out, axis=1)
 
 
-def _attend(q, parts):
-  """Softmax attention of q `[R, P, H, Dh]` over several tables of keys: (k, v `[R, K, S, Dh]`, seen `[R, P or 1, S]`).
+def _attend(q, k, v, seen):
+  """Softmax attention of q `[R, P, H, Dh]` to k, v `[R, K, S, Dh]`, of which seen `[R, P or 1, S]` counts.
 
   Head h reads key-value head h // (H / K). Returns `[R, P, H * Dh]`.
   """
   rows, picks, heads, size = q.shape
-  groups = parts[0][0].shape[1]
+  groups = k.shape[1]
   q = jnp.transpose(q.reshape(rows, picks, groups, heads // groups, size), (0, 2, 3, 1, 4))
   f32 = dict(preferred_element_type=jnp.float32)
-  scores = [jnp.where(seen[:, None, None], jnp.einsum('rkgpd,rksd->rkgps', q, k.astype(q.dtype), **f32), HIDDEN)
-            for k, _, seen in parts]
-  top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, (s.max(-1, keepdims=True) for s in scores)))
-  weights = [jnp.exp(s - top) for s in scores]
-  total = sum(w.sum(-1, keepdims=True) for w in weights)
-  out = sum(jnp.einsum('rkgps,rksd->rkgpd', w.astype(q.dtype), v.astype(q.dtype), **f32)
-            for w, (_, v, _) in zip(weights, parts))
+  score = jnp.where(seen[:, None, None], jnp.einsum('rkgpd,rksd->rkgps', q, k.astype(q.dtype), **f32), HIDDEN)
+  weight = jnp.exp(score - jax.lax.stop_gradient(score.max(-1, keepdims=True)))
+  total = weight.sum(-1, keepdims=True)
+  out = jnp.einsum('rkgps,rksd->rkgpd', weight.astype(q.dtype), v.astype(q.dtype), **f32)
   out = (out / total).astype(q.dtype)
   return jnp.transpose(out, (0, 3, 1, 2, 4)).reshape(rows, picks, heads * size)
 
