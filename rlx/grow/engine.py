@@ -103,29 +103,30 @@ class Engine:
 
 def create(model: Model, limits: Limits, stop: Stop) -> Engine:
   """Empty slots, and the compiled functions of the sampler."""
-  B, S = limits.slots, limits.width
-  made = sampler(model.policy, limits, stop)
+  B, S, made, where = limits.slots, limits.width, sampler(model.policy, limits, stop), _mesh(model)
+  if B % limits.lanes:
+    raise ValueError(f'{limits.lanes} lanes do not divide {B} slots.')
+  if where is not None and where.mesh.size > 1:      # two programs of several devices at once may wait for each other
+    limits = limits._replace(lanes=1)
+  n, met = B // limits.lanes, (threading.Lock(), set())
   host = [np.zeros((B, S), np.int32), np.zeros(B, np.int32), np.full(B, -1, np.int32), np.zeros(B, bool), np.zeros(B, np.int64),
-          np.arange(B, dtype=np.int32), np.zeros(B, np.int32)]
-  if limits.lanes > 1:
-    if B % limits.lanes:
-      raise ValueError(f'{limits.lanes} lanes do not divide {B} slots.')
-    n, met = B // limits.lanes, (threading.Lock(), set())
-    own = limits._replace(slots=n, lanes=1, buckets=tuple(dict.fromkeys(-(-b // limits.lanes) for b in limits.buckets)))
-    lanes = [_one(model, own, stop, made, [x[i * n:(i + 1) * n] for x in host], met) for i in range(limits.lanes)]
-    for lane in lanes:
-      lane.holder[:] = np.arange(n)
-    return Engine(model, limits, stop, made, None, *host, lanes=lanes,
-                  threads=concurrent.futures.ThreadPoolExecutor(limits.lanes, 'lane'))
-  return _one(model, limits, stop, made, host, None)
+          np.arange(B, dtype=np.int32) % n, np.zeros(B, np.int32)]
+
+  def one(limits, host, met=None):
+    slots = made.empty(limits.slots, S)
+    slots = slots if where is None else jax.device_put(slots, jax.sharding.NamedSharding(where.mesh, jax.sharding.PartitionSpec()))
+    return Engine(model, limits, stop, made, slots, *host, met=met)
+  if limits.lanes == 1:
+    return one(limits, host)
+  own = limits._replace(slots=n, lanes=1, buckets=tuple(dict.fromkeys(-(-b // limits.lanes) for b in limits.buckets)))
+  lanes = [one(own, [x[i:i + n] for x in host], met) for i in range(0, B, n)]
+  return Engine(model, limits, stop, made, None, *host, lanes=lanes, threads=concurrent.futures.ThreadPoolExecutor(limits.lanes, 'lane'))
 
 
-def _one(model, limits, stop, made, host, met):
-  slots = made.empty(limits.slots, limits.width)
+def _mesh(model):
+  """Where the parameters live on a mesh, else None: slots elsewhere would make the first call compile for a place of its own."""
   where = getattr(next(iter(jax.tree.leaves(model.params)), None), 'sharding', None)
-  if isinstance(where, jax.sharding.NamedSharding):      # where the parameters live, or the first call compiles for a place of its own
-    slots = jax.device_put(slots, jax.sharding.NamedSharding(where.mesh, jax.sharding.PartitionSpec()))
-  return Engine(model, limits, stop, made, slots, *host, met=met)
+  return where if isinstance(where, jax.sharding.NamedSharding) else None
 
 
 def refresh(engine: Engine, params) -> None:
@@ -196,7 +197,9 @@ def _together(engine, jobs, f):
   if len(jobs) == 1:
     f(*jobs[0])
   else:
-    for done in [engine.threads.submit(f, *job) for job in jobs]:
+    threads = [engine.threads.submit(f, *job) for job in jobs]
+    concurrent.futures.wait(threads)      # an error of one lane is raised when no lane works any more
+    for done in threads:
       done.result()
 
 
@@ -377,9 +380,15 @@ def _link(engine, links):
     voice[slot] = other
     engine.known[slot], engine.length[slot], engine.ready[slot] = engine.known[other], count, engine.ready[other]
   if until.any():
-    engine.slots = engine.sampler.fork(engine.slots, source, until, voice)
+    _fork(engine, source, until, voice)
   elif (voice != np.arange(size)).any():
-    engine.slots = engine.sampler.echo(engine.slots, voice)
+    with _compiling(engine, 'echo'):
+      engine.slots = engine.sampler.echo(engine.slots, voice)
+
+
+def _fork(engine, source, until, voice):
+  with _compiling(engine, 'fork'):
+    engine.slots = engine.sampler.fork(engine.slots, source, until, voice)
 
 
 def _release(engine, slot, kept):
@@ -397,7 +406,7 @@ def _release(engine, slot, kept):
     heir, every = users[engine.shared[users].argmax()], np.arange(engine.limits.slots, dtype=np.int32)
     source, until = every.copy(), np.zeros(len(every), np.int32)
     source[heir], until[heir] = slot, engine.shared[heir]
-    engine.slots = engine.sampler.fork(engine.slots, source, until, every)
+    _fork(engine, source, until, every)
     engine.holder[users], engine.shared[heir] = heir, 0
 
 

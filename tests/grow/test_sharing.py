@@ -1,10 +1,15 @@
 """Shared prefixes: whatever is warm, whoever holds what, every path gets what an empty engine gives it."""
 
+import threading
+import time
+
 import jax
 import numpy as np
 import pytest
 
 from rlx.grow import engine as engines
+from rlx.learn import mesh as meshes
+from rlx.types import Model
 from tests.grow import game
 
 
@@ -94,3 +99,27 @@ def test_who_holds_a_prompt_reads_it_with_the_others():
   holder = slots[0]
   e.length[holder] -= 1      # as when its logits are gone
   assert engines._view(e, slots, 16)[0]['sharing'].base[0] == 39
+
+
+def test_lanes_end_together():
+  """An error in one lane is raised after the other has finished its turn: nothing goes on behind the caller's back."""
+  e, ended = game.engine(lanes=2), threading.Event()
+  def f(lane, base, part):
+    if base:
+      time.sleep(.2)
+      ended.set()
+    else:
+      raise RuntimeError('lane 0')
+  with pytest.raises(RuntimeError, match='lane 0'):
+    engines._together(e, [(e.lanes[0], 0, [0]), (e.lanes[1], 8, [1])], f)
+  assert ended.is_set()
+
+
+def test_lanes_need_one_device():
+  """Programs of several devices, started by two threads, may wait for one another."""
+  for devices in (1, 2):
+    mesh = meshes.create(data=devices, devices=jax.devices()[:devices])
+    model = Model(game.POLICY, jax.device_put(game.params(0), meshes.replicated(mesh)), game.TOK)
+    assert len(engines.create(model, game.LIMITS._replace(lanes=2), game.STOP).lanes) == (2 if devices == 1 else 0)
+  with pytest.raises(ValueError, match='3 lanes do not divide 16 slots'):
+    game.engine(lanes=3)
