@@ -18,12 +18,12 @@ def get_config():
   c.env = dict(name='sql', instruction='')
   c.tokenizer = dict(name='pretrained', path='smollm2', template=None)
   c.models = dict(policy=dict(name='smollm2', freeze=22))
-  c.sampler.update(slots=64, width=512, turn=96, segment=8, chunk=16, buckets=(16, 32), stop=('</explore>', '</sql>', '</answer>'))
+  c.sampler.update(slots=64, width=512, turn=96, segment=8, chunk=16, lanes=2, buckets=(16, 32), stop=('</explore>', '</sql>', '</answer>'))
   c.on_policy_prompts = 8
   c.explorer = dict(name='flat', width=8)
   c.buckets = (dict(rows=40, width=256, nodes=512, prompts=16, actions=208), dict(rows=64, width=512, nodes=640, prompts=16))
-  c.minibatch = 12
-  c.microbatch = 3
+  c.minibatch = 8
+  c.microbatch = 4
   c.tracks = dict(main=dict(estimator=(dict(name='grpo', std=False),), selector=('informative',), average='token_mean',
                             loss=(dict(name='ppo_clip', low=.2, high=.28),), coef=1.))
   c.tx = dict(name='adamw', learning_rate=1e-4, b2=.98)
@@ -33,8 +33,8 @@ def get_config():
            microbatch=2, buckets=(dict(rows=6, width=256, nodes=128, prompts=32, actions=160),
                                   dict(rows=16, width=512, nodes=256, prompts=32)), **{'eval.every': 0},
            tx=dict(name='adamw', learning_rate=dict(schedule='warmup_cosine', peak=3e-4, warmup=10, steps=140, end=3e-5), b2=.98)),
-      dict(name='rl', steps=80, source='rollout', **{'checkpoint.every': 5}))
-  c.eval = dict(splits=dict(train='train', questions='held_out_questions', databases='held_out_databases'), every=40, temperatures=(1.,),
+      dict(name='rl', steps=50, source='rollout', **{'checkpoint.every': 5}))
+  c.eval = dict(splits=dict(train='train', questions='held_out_questions', databases='held_out_databases'), every=25, temperatures=(1.,),
                 prompts=200, phases=('warm', 'rl'))
   c.summary = (('warm_start', 'eval/train/1/accuracy@warm'), ('train', 'eval/train/1/accuracy'),
                ('held_out_questions', 'eval/questions/1/accuracy'), ('held_out_databases', 'eval/databases/1/accuracy'))

@@ -340,8 +340,11 @@ def phase(c: ml_collections.ConfigDict, env: Any) -> Phase:
     raise ConfigError(f"phase '{c.phase.name}': steps must be a whole number, not {c.phase.steps!r}.")
   if c.sampler.on_full not in ('end', 'window', 'error'):
     raise ConfigError(f"sampler.on_full is 'end', 'window' or 'error', not {c.sampler.on_full!r}.")
-  if c.sampler.segment < 0:
-    raise ConfigError(f'sampler.segment must not be negative, it is {c.sampler.segment}.')
+  for name, least in (('slots', 1), ('lanes', 1), ('chunk', 1), ('turn', 1), ('segment', 0)):
+    if not isinstance(c.sampler[name], int) or c.sampler[name] < least:
+      raise ConfigError(f'sampler.{name} must be a number of at least {least}, it is {c.sampler[name]!r}.')
+  if c.sampler.slots % c.sampler.lanes:
+    raise ConfigError(f'{c.sampler.lanes} sampler.lanes do not divide {c.sampler.slots} sampler.slots.')
   if c.sampler.turn >= c.sampler.width:
     raise ConfigError(f'sampler.turn {c.sampler.turn} leaves no room for a prompt in sampler.width {c.sampler.width}.')
   if not c.sampling.temperature >= 0:

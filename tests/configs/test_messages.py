@@ -39,6 +39,8 @@ def said(capsys, *argv):
     ('head=pallas', "head is None, 'fused', 'xla' or 'reference', not 'pallas'"),
     ('unit=rows', "unit is 'row', 'path' or 'group', not 'rows'"),
     ('sampler.turn=48', 'sampler.turn 48 leaves no room for a prompt'),
+    ('sampler.lanes=3', '3 sampler.lanes do not divide'),
+    ('sampler.segment=all', "sampler.segment must be a number of at least 0, it is 'all'"),
     ('sampler.on_full=stop', "sampler.on_full is 'end', 'window' or 'error'"),
     ("buckets=({'rows':8},)", 'a bucket has rows, width, nodes, prompts'),
     ("tracks.main.average={'name':'constant'}", "average 'constant' needs length"),

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from rlx.grow import _slots
 from rlx.grow import engine as engines
 from rlx.learn import mesh as meshes
 from rlx.types import Model
@@ -92,13 +93,13 @@ def test_who_holds_a_prompt_reads_it_with_the_others():
   draw = np.random.default_rng(0)
   e, prompts = game.engine(slots=16, width=engines.SMALL), [words(draw, 40), words(draw, 44)]
   asked = [engines.Request(prompts[i % 2], -1, key(i), {}, 6) for i in range(8)]
-  slots = engines._listen(e, asked)
-  look, sizes = engines._view(e, slots, 16)
+  slots = _slots.listen(e, asked)
+  look, sizes = _slots.view(e, slots, 16)
   assert sizes['width'] == 0
   assert look['sharing'].base[:8].tolist() == [40, 44] * 4 and not look['sharing'].base[8:].any()
   holder = slots[0]
   e.length[holder] -= 1      # as when its logits are gone
-  assert engines._view(e, slots, 16)[0]['sharing'].base[0] == 39
+  assert _slots.view(e, slots, 16)[0]['sharing'].base[0] == 39
 
 
 def test_lanes_end_together():
