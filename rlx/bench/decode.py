@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from rlx.bench.table import Line, seconds
 from rlx.bench.work import A
 from rlx.grow import engine as engines
+from rlx.models import cached
 from rlx.models.transformer import transformer
 from rlx.types import Model
 
@@ -18,9 +19,9 @@ HEADS, KV_HEADS, HEAD = 9, 3, 64     # of SmolLM2-135M
 def decode(*, samples: int = 16, prompt: int = 2048, new: int = 64, repeats: int = 7) -> list[Line]:
   """Attention of one token a row, per-row caches against a shared prefix, and the engine on such a prompt.
 
-  The attention is that of a layer with the heads of SmolLM2-135M in the middle of a turn (`new` / 2 tokens of each row's own);
-  keys lie `[Dh, S]`. The engine's line is a random model of 4 layers, 256 wide: seconds of `new` tokens of all samples less
-  those of the first, so without the prompt.
+  The attention is the sampler's, of a layer with the heads of SmolLM2-135M in the middle of a turn (`new` / 2 tokens of each row's
+  own). The engine's line is a random model of 4 layers, 256 wide: seconds of `new` tokens of all samples less those of the first, so
+  without the prompt.
 
   Args:
     samples: rows.
@@ -30,11 +31,11 @@ def decode(*, samples: int = 16, prompt: int = 2048, new: int = 64, repeats: int
   """
   if min(samples, prompt, new, repeats) < 1 or new < 2:
     raise ValueError('bench decode takes samples, prompt and repeats of at least 1, and at least 2 new ids.')
-  keys = jax.random.split(jax.random.key(0), 5)
-  q = jax.random.normal(keys[0], (samples, KV_HEADS, HEADS // KV_HEADS, HEAD))
-  prefix = jax.random.normal(keys[1], (KV_HEADS, HEAD, prompt)), jax.random.normal(keys[2], (KV_HEADS, prompt, HEAD))
-  own = jax.random.normal(keys[3], (samples, KV_HEADS, HEAD, new)), jax.random.normal(keys[4], (samples, KV_HEADS, new, HEAD))
-  copies = tuple(jnp.repeat(x[None], samples, axis=0) for x in prefix)
+  keys = jax.random.split(jax.random.key(0), 3)
+  q = jax.random.normal(keys[0], (samples, KV_HEADS, HEADS // KV_HEADS, HEAD)) / HEAD ** .5
+  prefix = tuple(jax.random.normal(keys[1], (2, 1, KV_HEADS, prompt, HEAD)))
+  own = tuple(jax.random.normal(keys[2], (2, samples, KV_HEADS, new, HEAD)))
+  copies = tuple(jnp.repeat(x, samples, axis=0) for x in prefix)
   filled = jnp.int32(new // 2)
   rowwise, cascade = jax.jit(per_row), jax.jit(shared)
   apart = float(jnp.abs(rowwise(q, copies, own, filled) - cascade(q, prefix, own, filled)).max())
@@ -49,38 +50,19 @@ def decode(*, samples: int = 16, prompt: int = 2048, new: int = 64, repeats: int
 
 
 def per_row(q: jax.Array, prefix: Sequence, own: Sequence, filled: jax.Array) -> jax.Array:
-  """Attention of q `[R, K, M, Dh]` to its row's prefix `[R, K, Dh, P]`, `[R, K, P, Dh]` and `filled` tokens of its own."""
-  (k, v), (k_own, v_own) = prefix, own
-  score = jnp.concatenate([jnp.einsum('rkmd,rkds->rkms', q, k), _own(q, k_own, filled)], axis=-1)
-  return jnp.einsum('rkms,rksd->rkmd', jax.nn.softmax(score / HEAD ** .5), jnp.concatenate([v, v_own], axis=2))
+  """Attention of q `[R, K, M, Dh]` to its row's prefix (k, v), each `[R, K, P, Dh]`, and to `filled` tokens of its own."""
+  return cached.normalised([cached.state(q, [(*prefix, jnp.ones((1, 1, prefix[0].shape[2]), bool)), _own(own, filled)])])
 
 
 def shared(q: jax.Array, prefix: Sequence, own: Sequence, filled: jax.Array) -> jax.Array:
-  """The same with one prefix `[K, Dh, P]`, `[K, P, Dh]`: all rows meet it in one product, and two softmaxes become one.
-
-  A cascade, as in arXiv:2402.05099.
-  """
-  (k, v), (k_own, v_own) = prefix, own
-  rows, groups, heads, size = q.shape
-  grid = jnp.swapaxes(q, 0, 1).reshape(groups, rows * heads, size)
-  back = lambda x: jnp.swapaxes(x.reshape(groups, rows, heads, -1), 0, 1)
-  states = [tuple(map(back, _state(jnp.einsum('kmd,kds->kms', grid, k), v))), _state(_own(q, k_own, filled), v_own)]
-  top = jnp.maximum(*(t for _, t, _ in states))
-  weight = [jnp.exp(t - top) for _, t, _ in states]
-  return sum(o * w for (o, _, _), w in zip(states, weight)) / sum(n * w for (_, _, n), w in zip(states, weight))
+  """The same with one prefix `[1, K, P, Dh]`: all rows meet it in one product, and two softmaxes become one."""
+  rows, base = jnp.arange(len(q), dtype=jnp.int32), jnp.full(len(q), prefix[0].shape[2], jnp.int32)
+  line = cached.Shared(tables=[prefix], member=rows[None], place=rows, base=base)
+  return cached.normalised([cached.state(q, [_own(own, filled)]), cached.shared_state(q, line, 0, 1)])
 
 
-def _own(q, k, filled):
-  seen = jnp.arange(k.shape[-1], dtype=jnp.int32) < filled
-  return jnp.where(seen[None, None, None], jnp.einsum('rkmd,rkds->rkms', q, k), -jnp.inf)
-
-
-def _state(score, v):
-  """(sum of weighted values, largest score, sum of weights): a softmax not yet divided."""
-  score = score / HEAD ** .5
-  top = score.max(-1, keepdims=True)
-  weight = jnp.exp(score - top)
-  return jnp.einsum('...ms,...sd->...md', weight, v), top, weight.sum(-1, keepdims=True)
+def _own(own, filled):
+  return (*own, (jnp.arange(own[0].shape[2], dtype=jnp.int32) < filled)[None, None])
 
 
 def _engine(samples, prompt, new, repeats):

@@ -124,8 +124,8 @@ def pretrained(*, path: str, template: str | None = 'own', date: str | None = No
   """The tokenizer of a pretrained model, with its chat template.
 
   With a template every context is a conversation: in `append` and `window` observations are messages of the user, actions are
-  the assistant's, and what is encoded is the template's delta; the context `chat` says more. The template's end of turn and the
-  model's `eos_token` end an action, and are not part of its text.
+  the assistant's, and what is encoded is the template's delta; the context `chat` says more. The template's end of turn, the
+  model's `eos_token` and what its generation_config.json stops at (Llama 3's call of a tool) end an action, and are not part of its text.
 
   Args:
     path: the folder of the model.
@@ -153,8 +153,9 @@ def pretrained(*, path: str, template: str | None = 'own', date: str | None = No
             if k.endswith('_token') and isinstance(v, str | Mapping)}
   show = chats.template(text or '', values=tokens, date=date)
   tok = wrap(inner)
-  tok = tok._replace(ends=chats.ends(show, tok.special, tokens.get('eos_token')),
-                     save=lambda to: _save(to, inner.to_str(), config, text, date))
+  generation = files.get('generation')
+  tok = tok._replace(ends=tuple(dict.fromkeys((*chats.ends(show, tok.special, tokens.get('eos_token')), *_eos(generation, tok.special)))),
+                     save=lambda to: _save(to, inner.to_str(), config, text, date, generation))
   if not text:
     begin = tokens.get('bos_token') if config.get('add_bos_token') or inner.encode('').ids else None
     head = (tok.special[begin],) if begin in tok.special else ()
@@ -183,11 +184,19 @@ def _template(files, path):
   return text
 
 
-def _save(path, text, config, template, date):
+def _eos(generation, special):
+  """The added tokens among the ids of a generation_config.json's `eos_token_id`."""
+  ids = (generation or {}).get('eos_token_id')
+  return [i for i in (ids if isinstance(ids, list) else [ids]) if i in special.values()]
+
+
+def _save(path, text, config, template, date, generation):
   """tokenizer.json, and beside it what makes it a chat tokenizer again, here and elsewhere."""
   kept = {k: v for k, v in config.items() if k != 'chat_template'}
   kept.update({'chat_template': template} if template else {}, template_date=date)
   _write(os.path.join(os.path.dirname(path), 'tokenizer_config.json'), json.dumps(kept, indent=1, ensure_ascii=False))
+  if generation:
+    _write(os.path.join(os.path.dirname(path), 'generation_config.json'), json.dumps(generation, indent=1))
   _write(path, text)
 
 

@@ -114,10 +114,10 @@ def cached(c, rates: np.ndarray, params, ids: Array, position: Array, last: Arra
     q = q.reshape(c.kv_heads, c.heads // c.kv_heads, c.head_dim, rows, picks)
     q = jnp.transpose(q, (3, 0, 1, 4, 2)).reshape(rows, c.kv_heads, -1, c.head_dim)
     sight = seen_last if final else seen
-    states = [_state(q, [(*cache.past[i], sight[0]), (*new, sight[1])])]
+    states = [state(q, [(*cache.past[i], sight[0]), (*new, sight[1])])]
     if cache.shared is not None:
-      states.append(_shared_state(q, cache.shared, i, picks))
-    out = _merged(states).astype(c.dtype).reshape(rows, c.kv_heads, -1, picks, c.head_dim)
+      states.append(shared_state(q, cache.shared, i, picks))
+    out = normalised(states).astype(c.dtype).reshape(rows, c.kv_heads, -1, picks, c.head_dim)
     x = x + _dense(jnp.transpose(out, (1, 2, 4, 0, 3)).reshape(-1, rows * picks), a['o'])
     y, m = _norm(c, x, w['mlp_norm']), w['mlp']
     if c.activation == 'swiglu':
@@ -195,7 +195,7 @@ def visible(at, until):
   return (j <= i) & (i < until[:, None])
 
 
-def _state(q, tables):
+def state(q, tables):
   """Attention of q `[R, K, M, Dh]` to tables (k, v `[R, K, S, Dh]`, seen `[R, T or 1, S]`), not yet divided.
 
   Query m = (head of the group, token t). Returns (out `[R, K, M, Dh]`, top `[R, K, M, 1]`, total `[R, K, M, 1]`).
@@ -224,7 +224,7 @@ def _products(q, k):
   return jax.lax.platform_dependent(q, k, cpu=alone, default=together)   # on a CPU 1.2 to 1.5 times faster than one product
 
 
-def _shared_state(q, shared, layer, picks):
+def shared_state(q, shared, layer, picks):
   """The same for the stretches: all rows of one meet its keys in one product."""
   k, v = shared.tables[layer]
   stretches, n = shared.member.shape
@@ -234,11 +234,11 @@ def _shared_state(q, shared, layer, picks):
   seen = jnp.arange(k.shape[2], dtype=jnp.int32)[None, None] < jnp.repeat(base, queries, axis=1)[:, :, None]
   back = lambda x: jnp.transpose(x.reshape(stretches, groups, n, queries, -1), (0, 2, 1, 3, 4)).reshape(
       stretches * n, groups, queries, -1)[shared.place]
-  out, top, total = map(back, _state(grid, [(k, v, seen)]))
+  out, top, total = map(back, state(grid, [(k, v, seen)]))
   return out, jnp.where(shared.base[:, None, None, None] > 0, top, HIDDEN), total
 
 
-def _merged(states):
+def normalised(states):
   """One softmax over all tables."""
   top = functools.reduce(jnp.maximum, (t for _, t, _ in states))
   scale = [jnp.exp(t - top) for _, t, _ in states]

@@ -148,7 +148,8 @@ def _scaling(field, kind, base, head_dim, by_name):
 # ---- tokenizer -------------------------------------------------------------------------------------------------------
 
 def tokenizer_files(path: str) -> dict[str, Any]:
-  """The tokenizer of a GGUF file as dict(tokenizer: text of a tokenizer.json, config: tokenizer_config.json, template: text or None).
+  """The tokenizer of a GGUF file as dict(tokenizer: text of a tokenizer.json, config: tokenizer_config.json, template: text or None,
+  generation: None).
 
   Byte-level vocabularies, cut as the model's own tokenizer.json cuts: 'smollm' (every digit alone, then GPT-2's pattern), 'qwen2'
   (NFC, Qwen's pattern), 'llama-bpe' (Llama 3's pattern). Control and user-defined tokens are never split; the first are special.
@@ -181,7 +182,7 @@ def tokenizer_files(path: str) -> dict[str, Any]:
     bos = config['bos_token']
     inner.post_processor = processors.TemplateProcessing(single=f'{bos} $A', special_tokens=[(bos, tokens.index(bos))])
   template = field('tokenizer.chat_template')
-  return dict(tokenizer=inner.to_str(), config=config, template=template)
+  return dict(tokenizer=inner.to_str(), config=config, template=template, generation=None)
 
 
 def _tokenizer_config(field, tokens, added) -> Mapping[str, Any]:

@@ -266,7 +266,7 @@ def save(folder: str, policy_config: Any, params: Any, files: Mapping[str, Any] 
     folder: must not be there yet, or be empty.
     policy_config: `policy.config`.
     params: of the policy; adapters are merged, value heads are left out.
-    files: what `pretrained.tokenizer_files` gives: tokenizer (JSON text), config (a dict), template (text or None).
+    files: what `pretrained.tokenizer_files` gives: tokenizer (JSON text), config (a dict), template (text or None), generation.
     like: config.json of the model it was trained from.
     dtype: 'float32' | 'bfloat16' | 'float16' of the tensors.
     shard_bytes: a larger model is cut into files of this size.
@@ -296,6 +296,8 @@ def write(folder: str, config: Mapping[str, Any], named: Mapping[str, tensors.Te
       _write(part, 'tokenizer_config.json', _text(files['config']))
       if files.get('template'):
         _write(part, 'chat_template.jinja', files['template'])
+      if files.get('generation'):
+        _write(part, 'generation_config.json', _text(files['generation']))
     if os.path.isdir(folder):
       os.rmdir(folder)
     os.rename(part, folder)
@@ -316,7 +318,8 @@ def _write(folder, name, text):
 
 
 def tokenizer_files(folder: str) -> dict[str, Any]:
-  """dict(tokenizer: text of tokenizer.json, config: tokenizer_config.json, template: the chat template's text or None).
+  """dict(tokenizer: text of tokenizer.json, config: tokenizer_config.json, template: the chat template's text or None, generation:
+  generation_config.json or None).
 
   Of several named templates it is the one called 'default'.
 
@@ -337,4 +340,4 @@ def tokenizer_files(folder: str) -> dict[str, Any]:
   if os.path.isfile(beside):
     with open(beside, encoding='utf-8') as f:
       template = f.read()
-  return dict(tokenizer=text, config=config, template=template)
+  return dict(tokenizer=text, config=config, template=template, generation=_json(folder, 'generation_config.json'))

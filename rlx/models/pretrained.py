@@ -79,7 +79,8 @@ def opened(path: str) -> hf.Source:
 
 
 def tokenizer_files(path: str) -> dict[str, Any]:
-  """dict(tokenizer: text of a tokenizer.json, config: tokenizer_config.json as a dict, template: the chat template or None).
+  """dict(tokenizer: text of a tokenizer.json, config: tokenizer_config.json as a dict, template: the chat template or None,
+  generation: generation_config.json as a dict or None).
 
   Raises:
     FileNotFoundError, ValueError: as `pretrained`; or the model has no tokenizer that can be read.

@@ -1,5 +1,6 @@
 """Chat templates against `transformers`, and the rows that grow along them."""
 
+import json
 import random
 
 import pytest
@@ -123,6 +124,20 @@ def test_what_ends_a_turn(name, eos, ends):
   own = talk.tok('qwen3')
   text = name if '{' in name else talk.source(name)
   assert chats.ends(chats.template(text, values=dict(bos_token='')), own.special, eos) == tuple(own.special[t] for t in ends)
+
+
+@pytest.mark.parametrize('ids, more', [(['<|endoftext|>', '<|im_end|>'], ['<|endoftext|>']), ('<|endoftext|>', ['<|endoftext|>']), ([], []), (None, [])])
+def test_what_the_model_is_generated_with_ends_a_turn_too(tmp_path, ids, more):
+  """Llama 3 ends a call of a tool with a token that only generation_config.json names."""
+  path, special = talk.write(tmp_path / 'm', 'qwen3'), talk.tok('qwen3').special
+  number = lambda x: [special[t] for t in x] if isinstance(x, list) else special.get(x)
+  (tmp_path / 'm' / 'generation_config.json').write_text(json.dumps(dict(eos_token_id=number(ids), temperature=.6)))
+  own = toks.pretrained(path=path)
+  assert own.ends == tuple(special[t] for t in ('<|im_end|>', *more))
+  (tmp_path / 'kept').mkdir()
+  own.save(str(tmp_path / 'kept' / 'tokenizer.json'))
+  again = toks.pretrained(path=str(tmp_path / 'kept'))
+  assert again.ends == own.ends and toks.pretrained(path=str(tmp_path / 'kept'), template=None).ends
 
 
 def test_an_end_that_is_no_token(tmp_path):

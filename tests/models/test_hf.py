@@ -96,7 +96,7 @@ def test_a_policy_that_never_was_a_file_is_saved_in_shards_and_read_again(tmp_pa
                        rope_scaling=dict(rope_type='linear', factor=2.))
   draw = np.random.default_rng(0)
   params = jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape), jnp.float32), jax.eval_shape(policy.init, jax.random.key(0)))
-  files = dict(tokenizer='{}', config=dict(eos_token='x'), template='{{ messages }}')
+  files = dict(tokenizer='{}', config=dict(eos_token='x'), template='{{ messages }}', generation=dict(eos_token_id=[1, 2]))
   hf.save(str(tmp_path / 'm'), policy.config, {**params, 'heads': dict(value=dict(bias=jnp.zeros(1)))}, files, shard_bytes=4000)
   index = json.loads((tmp_path / 'm' / tensors.INDEX).read_text())
   assert len(set(index['weight_map'].values())) > 3

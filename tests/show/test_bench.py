@@ -87,13 +87,12 @@ def test_decode(capsys):
 
 def test_shared_attention_sees_what_is_filled():
   draw = lambda i, *shape: jax.random.normal(jax.random.key(i), shape)
-  q, k, v = draw(0, 2, 3, 3, 64), draw(1, 3, 64, 5), draw(2, 3, 5, 64)
-  own = draw(3, 2, 3, 64, 4), draw(4, 2, 3, 4, 64)
-  got = decode.shared(q, (k, v), own, jnp.int32(2))
-  keys = jnp.concatenate([jnp.stack([k, k]), own[0][..., :2]], axis=-1)
-  values = jnp.concatenate([jnp.stack([v, v]), own[1][:, :, :2]], axis=2)
-  want = jnp.einsum('rkms,rksd->rkmd', jax.nn.softmax(jnp.einsum('rkmd,rkds->rkms', q, keys) / 8), values)
-  np.testing.assert_allclose(got, want, atol=1e-5)
+  q, prefix, own = draw(0, 2, 3, 3, 64), draw(1, 2, 1, 3, 5, 64), draw(2, 2, 2, 3, 4, 64)
+  keys, values = (jnp.concatenate([jnp.repeat(p, 2, axis=0), o[:, :, :2]], axis=2) for p, o in zip(prefix, own, strict=True))
+  want = jnp.einsum('rkms,rksd->rkmd', jax.nn.softmax(jnp.einsum('rkmd,rksd->rkms', q, keys)), values)
+  np.testing.assert_allclose(decode.shared(q, tuple(prefix), tuple(own), jnp.int32(2)), want, atol=1e-5)
+  copies = tuple(jnp.repeat(p, 2, axis=0) for p in prefix)
+  np.testing.assert_allclose(decode.per_row(q, copies, tuple(own), jnp.int32(2)), want, atol=1e-5)
 
 
 def test_head(capsys):
