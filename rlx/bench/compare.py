@@ -19,8 +19,8 @@ class Comparison(NamedTuple):
 
 
 def compare(what: str, *, model: str = 'A', dtype: str = 'float32', repeats: int = 5, microbatch: int | None = None,
-            peer_microbatch: int | None = None, peers: Sequence[tuple[str, str]] = (), exclusive: bool = False,
-            size: work.Size = work.Size(), tell: Callable = lambda text: None) -> list[Comparison]:
+            lanes: int = 1, peer_microbatch: int | None = None, peers: Sequence[tuple[str, str]] = (), exclusive: bool = False, size: work.Size = work.Size(),
+            tell: Callable = lambda text: None) -> list[Comparison]:
   """Times one work.
 
   Args:
@@ -29,6 +29,7 @@ def compare(what: str, *, model: str = 'A', dtype: str = 'float32', repeats: int
     dtype: of the computation, 'float32' or 'bfloat16'.
     repeats: repetitions that count.
     microbatch: rows of ours a backward pass; None: all.
+    lanes: threads of our sampler (`sampler.lanes` of a config).
     peer_microbatch: rows of theirs a pass; None: all.
     peers: (name, its Python); each is compared with ours in a run of its own.
     exclusive: never two processes in memory at once.
@@ -44,6 +45,8 @@ def compare(what: str, *, model: str = 'A', dtype: str = 'float32', repeats: int
   for rows in (microbatch, peer_microbatch):
     if rows is not None and (rows < 1 or size.rows % rows):
       raise ValueError(f'{rows} rows a microbatch do not divide the {size.rows} rows of the work.')
+  if lanes < 1 or size.rows % lanes:
+    raise ValueError(f'{lanes} lanes do not divide the {size.rows} rows of the work.')
   if repeats < 1:
     raise ValueError(f'--repeats is at least 1, not {repeats}.')
   path = work.model(model)
@@ -51,7 +54,7 @@ def compare(what: str, *, model: str = 'A', dtype: str = 'float32', repeats: int
   theirs = [sides.peer(name, python, {**job, 'microbatch': peer_microbatch}) for name, python in peers]
   out = []
   for other in [[p] for p in theirs] or [[]]:
-    pair = [sides.ours(job), *other]
+    pair = [sides.ours({**job, 'lanes': lanes}), *other]
     rounds, infos = sides.alternate(pair, repeats=repeats, exclusive=exclusive, tell=tell)
     found = sides.results(pair, rounds, infos, repeats)
     out.append(Comparison(found, _apart(*infos.values()) if what == 'score' and other else None))

@@ -34,8 +34,9 @@ def build(job: dict) -> tuple:
   made = dict(sample=sample, score=score, update=update, step=step)[job['work']]
   loop, logp = made(model, job)
   device = jax.devices()[0]
-  note = '' if job['microbatch'] is None or job['work'] in ('sample', 'score') else f"{job['microbatch']} rows a microbatch"
-  return loop, dict(versions=dict(jax=jax.__version__), device=device.device_kind, note=note, warm=2), logp, serve.jax_mb(jax)
+  notes = [f"{job['lanes']} lanes"] * (job.get('lanes', 1) > 1 and job['work'] in ('sample', 'step'))
+  notes += [f"{job['microbatch']} rows a microbatch"] * (job['microbatch'] is not None and job['work'] in ('update', 'step'))
+  return loop, dict(versions=dict(jax=jax.__version__), device=device.device_kind, note=', '.join(notes), warm=2), logp, serve.jax_mb(jax)
 
 
 def load(path: str, dtype: str) -> Model:
@@ -132,7 +133,7 @@ def step(model: Model, job: dict) -> tuple:
 def limits(job: dict) -> engines.Limits:
   """The slots a user of this work would ask for."""
   prompt, new = len(job['prompts'][0]), job['new']
-  return engines.Limits(slots=len(job['completions']), width=prompt + new, turn=new, chunk=min(prompt, 64))
+  return engines.Limits(slots=len(job['completions']), width=prompt + new, turn=new, chunk=min(prompt, 64), lanes=job.get('lanes', 1))
 
 
 def bucket(job: dict) -> pack.Bucket:

@@ -167,6 +167,7 @@ def test_whole_command(script, folder, tmp_path, monkeypatch, capsys):
     (['--peer', 'trl'], '1 --peer and 0 --peer-python: give one for each, or one for all'),
     (['--peer', 'trl', '--peer-python', '/nowhere/python'], "'/nowhere/python' is no program: give the Python that trl is installed for"),
     (['--microbatch', '5'], '5 rows a microbatch do not divide the 32 rows'),
+    (['--lanes', '5'], '5 lanes do not divide the 32 rows'),
     (['--repeats', '0'], '--repeats is at least 1'),
     (['--model', '/nowhere'], "no model '/nowhere'"),
     (['--model', 'B'], 'python -m rlx.fetch smollm2')])
@@ -199,7 +200,7 @@ def test_no_prompts_without_words(tmp_path):
 
 def built(what, folder, turns, **kw):
   """Goes through the loop of our side for some turns; returns what `build` gave."""
-  side_ = ours.build(work.job(what, folder, size=SIZE, **kw))
+  side_ = ours.build({**work.job(what, folder, size=SIZE), **kw})
   left = [turns]
 
   def turn():
@@ -211,11 +212,11 @@ def built(what, folder, turns, **kw):
   return side_
 
 
-@pytest.mark.parametrize('what', ['sample', 'update', 'step'])
-def test_ours_runs(what, folder):
-  loop, info, logp, device_mb = built(what, folder, 2, microbatch=2)
+@pytest.mark.parametrize('what, lanes', [('sample', 1), ('sample', 2), ('update', 1), ('step', 1)])
+def test_ours_runs(what, lanes, folder):
+  loop, info, logp, device_mb = built(what, folder, 2, lanes=lanes, microbatch=2)
   assert info['versions']['jax'] == jax.__version__ and logp is None and device_mb() is None
-  assert info['note'] == ('' if what == 'sample' else '2 rows a microbatch')
+  assert info['note'] == (['', '2 lanes'][lanes - 1] if what == 'sample' else '2 rows a microbatch')
 
 
 def test_our_scores_are_those_of_each_row(folder):
