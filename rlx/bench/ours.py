@@ -34,8 +34,9 @@ def build(job: dict) -> tuple:
   made = dict(sample=sample, score=score, update=update, step=step)[job['work']]
   loop, logp = made(model, job)
   device = jax.devices()[0]
-  notes = [f"{job['lanes']} lanes"] * (job.get('lanes', 1) > 1 and job['work'] in ('sample', 'step'))
-  notes += [f"{job['microbatch']} rows a microbatch"] * (job['microbatch'] is not None and job['work'] in ('update', 'step'))
+  notes = [f'{job[k]} {name}' for k, usual, name, works in (('lanes', 1, 'lanes', ('sample', 'step')),
+                                                            ('microbatch', None, 'rows a microbatch', ('update', 'step')))
+           if job['work'] in works and job.get(k, usual) != usual]
   return loop, dict(versions=dict(jax=jax.__version__), device=device.device_kind, note=', '.join(notes), warm=2), logp, serve.jax_mb(jax)
 
 
