@@ -5,18 +5,18 @@ import os
 import shutil
 
 import jax
-import jax.numpy as jnp
-import jinja2
 import numpy as np
 import pytest
-import tokenizers
 
 from rlx import assemble, config, fetch, train
 from rlx.config import ConfigError
+from rlx.grow import engine as engines
+from rlx.grow import tokenizer as grown
 from rlx.learn import mesh as meshes
 from rlx.models import hf, tensors
 from rlx.models import pretrained as models
 from rlx.models.transformer import transformer
+from rlx.types import Model
 from tests.models.pretrained_runs import folder, own_tokenizers, run_of  # noqa: F401 (fixtures)
 
 GOLDEN = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'golden')
@@ -104,31 +104,17 @@ def answers(name):
 
 
 def check_answers(name):
-  """Greedy is what is likeliest after the golden answer so far, at each of its tokens: one forward pass shows all of them."""
+  """The sampler at temperature 0, from the question's text to the token that ends the answer, or 32 of them."""
   chats = answers(name)
-  files = models.tokenizer_files(name)
-  inner = tokenizers.Tokenizer.from_str(files['tokenizer'])
-  template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(files['template'])
-  special = {k: files['config'].get(k) for k in ('bos_token', 'eos_token')}
-  policy = models.pretrained(path=name, vocab=inner.get_vocab_size())
+  tok = grown.pretrained(path=name)
+  policy = models.pretrained(path=name, vocab=tok.size)
   shapes = jax.eval_shape(policy.init, jax.random.key(0))
   params = policy.load(meshes.shard_params(shapes, (), meshes.create(devices=jax.devices()[:1])))
-  width = max(len(c['ids']) + len(c['answer']) for c in chats)
-  ids = np.zeros((len(chats), width), np.int32)
-  for row, c in zip(ids, chats, strict=True):
-    text = template.render(messages=[dict(role='user', content=c['question'])], add_generation_prompt=True, **special)
-    assert text == c['prompt']
-    assert inner.encode(text, add_special_tokens=False).ids == c['ids']
-    row[:len(c['ids']) + len(c['answer'])] = c['ids'] + c['answer']
-  position = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), ids.shape)
-  pick = jnp.asarray([[len(c['ids']) - 1 + min(i, len(c['answer']) - 1) for i in range(32)] for c in chats], jnp.int32)
-
-  @jax.jit
-  def likeliest(params, ids):
-    hidden, _ = policy.apply(params, ids, position, jnp.full(ids.shape, width, jnp.int32), pick=pick)
-    return jnp.argmax(hidden @ policy.head(params), -1)
-  got = np.asarray(likeliest(params, jnp.asarray(ids)))
-  assert [row[:len(c['answer'])].tolist() for row, c in zip(got, chats, strict=True)] == [c['answer'] for c in chats]
+  contexts = [list(tok.turn(c['question'], True)) for c in chats]
+  assert contexts == [c['ids'] for c in chats] and [tok.decode(c['ids']) for c in chats] == [c['prompt'] for c in chats]
+  engine = engines.create(Model(policy, params, tok), engines.Limits(slots=4, width=96, turn=32, chunk=48), engines.Stop(ids=tok.ends))
+  said = engines.speak(engine, [engines.Request(ids, -1, np.zeros(2, np.uint32), dict(temperature=0.), 32) for ids in contexts])
+  assert [s.ids for s in said] == [c['answer'] for c in chats]
 
 
 def test_greedy_answers_of_smollm2_are_those_of_transformers():
