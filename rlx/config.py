@@ -32,7 +32,7 @@ KINDS = dict(
 
 # what the loop supplies to a function that names it as a keyword-only parameter
 RUNTIME = frozenset(('models', 'step', 'key', 'adv', 'env', 'tokenizer', 'grow', 'draw', 'start', 'seed',
-                     'context', 'vocab', 'texts'))
+                     'context', 'vocab', 'texts', 'actions'))
 
 
 class ConfigError(ValueError):

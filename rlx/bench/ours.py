@@ -35,7 +35,7 @@ def build(job: dict) -> tuple:
   loop, logp = made(model, job)
   device = jax.devices()[0]
   notes = [f'{job[k]} {name}' for k, usual, name, works in (('lanes', 1, 'lanes', ('sample', 'step')),
-                                                            ('microbatch', None, 'rows a microbatch', ('update', 'step')))
+                                                            ('microbatch', None, 'rows a microbatch', ('score', 'update', 'step')))
            if job['work'] in works and job.get(k, usual) != usual]
   return loop, dict(versions=dict(jax=jax.__version__), device=device.device_kind, note=', '.join(notes), warm=2), logp, serve.jax_mb(jax)
 
@@ -68,7 +68,7 @@ def sample(model: Model, job: dict) -> tuple:
 def score(model: Model, job: dict) -> tuple:
   """Log-probability and entropy of the completions, each given its whole row."""
   tokens = packed(job).batch.tokens
-  run = jax.jit(lambda params, tokens: forward(model.policy, params, tokens, actions=job['new']))
+  run = jax.jit(lambda params, tokens: forward(model.policy, params, tokens, actions=job['new'], microbatch=job['microbatch']))
   tokens = jax.device_put(tokens)
 
   def logp():

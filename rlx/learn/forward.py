@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import inspect
 from typing import Any, NamedTuple
 
@@ -56,7 +57,8 @@ def temperatures(tokens: Tokens, temperature) -> Array | float:
 
 
 def forward(policy: Policy, params: Any, batch: Batch | Tokens, *, temperature=1., heads: tuple[str, ...] = (),
-            extra: Mapping[str, Callable] = {}, actions: int | None = None, implementation: str | None = None) -> Out:
+            extra: Mapping[str, Callable] = {}, actions: int | None = None, microbatch: int | None = None,
+            implementation: str | None = None) -> Out:
   """Log-probability, entropy, values and whatever else is asked of the logits, of every sampled token.
 
   All columns of token t are read from the hidden state of the token before it on its path, the state in which t was
@@ -72,6 +74,7 @@ def forward(policy: Policy, params: Any, batch: Batch | Tokens, *, temperature=1
     extra: name -> `fn(logits [V] f32, id) -> f32 scalar`, on the logits divided by the temperature.
     actions: the largest number of sampled tokens in a row. Only so many positions of each row reach the head, which is
       most of the work where the vocabulary is large. None: all `T`. In a row that has more, the tokens left over are NaN.
+    microbatch: rows that are computed at once, one set after the other; None: all.
     implementation: of `linear_logp`.
 
   Returns:
@@ -82,6 +85,10 @@ def forward(policy: Policy, params: Any, batch: Batch | Tokens, *, temperature=1
   """
   tokens = batch.tokens if isinstance(batch, Batch) else batch
   rows, width = tokens.ids.shape
+  if microbatch is not None and microbatch < rows:
+    again = functools.partial(forward, policy, params, heads=heads, extra=extra, actions=actions, implementation=implementation)
+    own = temperature if getattr(temperature, 'ndim', 0) else None
+    return _in_turn(lambda x: again(x[0], temperature=temperature if x[1] is None else x[1]), (tokens, own), rows, microbatch)
   chex.assert_shape((tokens.segment, tokens.position, tokens.sampled), (rows, width))
   missing = set(heads) - set(params['heads'] if heads and 'heads' in params else ())
   if missing:
@@ -95,6 +102,15 @@ def forward(policy: Policy, params: Any, batch: Batch | Tokens, *, temperature=1
   return Out(logp=picked.back(logp), entropy=picked.back(entropy),
              value={name: picked.back(policy.heads.get(name, value_head()).apply(params['heads'][name], hidden)) for name in heads},
              extra=jax.tree.map(picked.back, values[0] if values else {}))
+
+
+def _in_turn(f: Callable, tree: Any, rows: int, size: int) -> Any:
+  """f of `size` rows of a tree `[R, ...]` at a time. Rows lie apart by their number, so that devices keep those they have."""
+  count = -(-rows // size)
+  fill = lambda x: jnp.pad(x, ((0, size * count - rows), *[(0, 0)] * (x.ndim - 1)), mode='edge')
+  split = lambda x: jnp.swapaxes(fill(x).reshape(size, count, *x.shape[1:]), 0, 1)
+  join = lambda x: jnp.swapaxes(x, 0, 1).reshape(size * count, *x.shape[2:])[:rows]
+  return jax.tree.map(join, jax.lax.map(f, jax.tree.map(split, tree)))
 
 
 def forward_loss(policy: Policy, params: Any, batch: Batch, term: Callable, columns: Any, *, temperature=1.,

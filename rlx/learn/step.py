@@ -36,12 +36,13 @@ def make(learners: Sequence, transforms: Sequence, models: Mapping[str, Model], 
     implementation: of `linear_logp`.
   """
   temperature = float(temperature) or 1.
+  held = {(b.rows, b.width): b.actions for b in buckets}
   filled = lambda params: {n: m._replace(params=params[n]) for n, m in models.items()}
 
   def transform(params, batch, hypers, step, key):
-    key = jax.random.fold_in(key, step)
+    key, actions = jax.random.fold_in(key, step), held.get(batch.tokens.ids.shape)
     for i, (bound, hyper) in enumerate(zip(transforms, hypers, strict=True)):
-      batch = bound.call(batch, floats=hyper, models=filled(params), step=step, key=jax.random.fold_in(key, i))
+      batch = bound.call(batch, floats=hyper, models=filled(params), step=step, key=jax.random.fold_in(key, i), actions=actions)
     return batch
 
   def assess(learner):

@@ -8,7 +8,8 @@ from rlx.learn.forward import forward, temperatures
 from rlx.types import Batch
 
 
-def score(batch: Batch, *, models, model: str = 'policy', into: str = '', head: str = '', temperature: float = 1.) -> Batch:
+def score(batch: Batch, *, models, model: str = 'policy', into: str = '', head: str = '', temperature: float = 1.,
+          microbatch: int | None = None, actions: int | None = None) -> Batch:
   """Adds streams with a model's log-probabilities, entropies or values of every sampled token.
 
   Args:
@@ -19,6 +20,8 @@ def score(batch: Batch, *, models, model: str = 'policy', into: str = '', head: 
       '' for neither.
     head: a value head of that model: its values go to `stream['value/<head>']`; '' for none.
     temperature: of the log-probabilities; that of sampling makes a ratio of 1. Tokens of branches with one of their own keep that.
+    microbatch: rows of a forward pass, which bounds its memory; None: all.
+    actions: the largest number of sampled tokens in a row, supplied by the loop; None: all may be.
 
   Raises:
     KeyError: no such model.
@@ -27,7 +30,7 @@ def score(batch: Batch, *, models, model: str = 'policy', into: str = '', head: 
     raise KeyError(f"no model '{model}'; there are {sorted(models)}")
   m = models[model]
   out = jax.lax.stop_gradient(forward(m.policy, m.params, batch, temperature=temperatures(batch.tokens, temperature),
-                                      heads=(head,) if head else ()))
+                                      heads=(head,) if head else (), actions=actions, microbatch=microbatch))
   streams = dict(batch.tokens.stream)
   if into:
     streams |= {into: out.logp, f'{into}_entropy': out.entropy}

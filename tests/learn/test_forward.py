@@ -10,6 +10,7 @@ import pytest
 
 from rlx.learn import forward as fwd
 from rlx.learn.forward import forward
+from rlx.models.transformer import transformer
 from rlx.types import Policy, Tokens
 
 VOCAB, WIDTH = 13, 6
@@ -157,6 +158,25 @@ def test_temperature_of_each_token():
   out = run(PARAMS, tokens, t, actions=6)
   want = np.choose(np.arange(16) % 3, [expected(x)[0] for x in (.5, 1., 2.)])
   np.testing.assert_allclose(out.logp, want, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 8])
+def test_rows_in_turn_say_the_same(size):
+  """Two rows of three leave one place of the last set to fill; a temperature of each token goes with its row."""
+  tokens = tokens_of(ROWS, 16)
+  for t in (jnp.float32(.7), jnp.tile(jnp.array([.5, 1., 2.]), (3, 16))[:, :16] + jnp.arange(3, dtype=jnp.float32)[:, None]):
+    out = jax.jit(lambda p, t, tokens: forward(POLICY, p, tokens, temperature=t, heads=('v',), actions=6, extra={'own': lambda z, i: z[i]},
+                                               microbatch=size))(PARAMS, t, tokens)
+    jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6), out, run(PARAMS, tokens, t, actions=6))
+
+
+def test_rows_in_turn_need_the_memory_of_one_set():
+  policy = transformer(vocab=64, layers=2, dim=64, heads=2, ff=512)
+  shape = lambda dtype: jax.ShapeDtypeStruct((32, 128), dtype)
+  tokens = jax.tree.map(lambda x: shape(x.dtype), tokens_of(ROWS, 16))
+  need = lambda size: jax.jit(lambda p, t: forward(policy, p, t, actions=16, microbatch=size)).lower(
+      jax.eval_shape(policy.init, jax.random.key(0)), tokens).compile().memory_analysis().temp_size_in_bytes
+  assert need(4) < need(None) / 4
 
 
 def test_bf16_models_give_float32():

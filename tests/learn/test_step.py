@@ -157,6 +157,19 @@ def made(one, transforms=(), mesh=None):
   return steps.make((one,), config.chain('transform', transforms), models, mesh, BUCKETS, temperature=1.), models
 
 
+def test_a_transform_is_told_what_the_shape_of_a_batch_holds():
+  told = []
+  def listening(batch, *, actions=None):
+    told.append(actions)
+    return batch
+  one, buckets = learner(), (BUCKETS[0]._replace(actions=8), BUCKETS[1])
+  models, mesh = {'policy': Model(POLICY, POLICY.init(jax.random.key(0)), None)}, meshes.create(devices=jax.devices()[:1])
+  fns = steps.make((one,), config.chain('transform', (listening,)), models, mesh, buckets, temperature=1.)
+  for bucket in buckets:
+    fns.transform(dict(policy=models['policy'].params), packed(prompts(1), bucket).batch, [{}], 0, jax.random.key(0))
+  assert told == [8, None]
+
+
 def go(fns, one, st, part, *, step=0, mesh=None, **kw):
   batch = steps.put(part.batch, fns.mesh)
   return steps.learn(fns, one, st, dict(policy=st.params), batch, part, step=step, key=jax.random.fold_in(jax.random.key(7), step), **kw)

@@ -58,6 +58,12 @@ def test_no_gradient_goes_through_it():
   assert not any(np.any(g) for g in jax.tree.leaves(jax.grad(total)(MODELS['policy'].params)))
 
 
+def test_rows_in_turn_say_the_same():
+  two = jax.tree.map(lambda x: jnp.concatenate([x, x[::-1]]), B.tokens)
+  streams = [score(dataclasses.replace(B, tokens=two), models=MODELS, into='old_logp', microbatch=m).tokens.stream for m in (None, 1)]
+  jax.tree.map(close, *streams)
+
+
 def test_a_model_that_is_not_there():
   with pytest.raises(KeyError, match=r"no model 'judge'; there are \['policy', 'reference'\]"):
     score(B, models=MODELS, model='judge', into='x')
