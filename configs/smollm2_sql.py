@@ -33,7 +33,7 @@ def get_config():
            microbatch=2, buckets=(dict(rows=6, width=256, nodes=128, prompts=32, actions=160),
                                   dict(rows=16, width=512, nodes=256, prompts=32)), **{'eval.every': 0},
            tx=dict(name='adamw', learning_rate=dict(schedule='warmup_cosine', peak=3e-4, warmup=10, steps=140, end=3e-5), b2=.98)),
-      dict(name='rl', steps=50, source='rollout', **{'checkpoint.every': 5}))
+      dict(name='rl', steps=25, source='rollout', **{'checkpoint.every': 5}))
   c.eval = dict(splits=dict(train='train', questions='held_out_questions', databases='held_out_databases'), every=25, temperatures=(1.,),
                 prompts=200, phases=('warm', 'rl'))
   c.summary = (('warm_start', 'eval/train/1/accuracy@warm'), ('train', 'eval/train/1/accuracy'),
