@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument('--repeats', type=int, default=5, help='repetitions behind each median, default 5')
     one.add_argument('--microbatch', type=int, default=8, metavar='ROWS', help='rows of ours a backward pass, default 8')
     one.add_argument('--lanes', type=int, default=1, metavar='N', help="threads of our sampler, the config's sampler.lanes, default 1")
+    one.add_argument('--remat', default='none', choices=('none', 'dots', 'full'), help='what our backward pass makes again, default none')
     one.add_argument('--peer', action='append', default=[], choices=sorted(sides.PEERS),
                      help='compare with; may be given several times')
     one.add_argument('--peer-python', action='append', default=[], metavar='PATH',

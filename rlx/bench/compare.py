@@ -19,8 +19,8 @@ class Comparison(NamedTuple):
 
 
 def compare(what: str, *, model: str = 'A', dtype: str = 'float32', repeats: int = 5, microbatch: int | None = None,
-            lanes: int = 1, peer_microbatch: int | None = None, peers: Sequence[tuple[str, str]] = (), exclusive: bool = False, size: work.Size = work.Size(),
-            tell: Callable = lambda text: None) -> list[Comparison]:
+            lanes: int = 1, remat: str = 'none', peer_microbatch: int | None = None, peers: Sequence[tuple[str, str]] = (),
+            exclusive: bool = False, size: work.Size = work.Size(), tell: Callable = lambda text: None) -> list[Comparison]:
   """Times one work.
 
   Args:
@@ -30,6 +30,7 @@ def compare(what: str, *, model: str = 'A', dtype: str = 'float32', repeats: int
     repeats: repetitions that count.
     microbatch: rows of ours a backward pass; None: all.
     lanes: threads of our sampler (`sampler.lanes` of a config).
+    remat: what our backward pass makes again ('none', 'dots', 'full'; see `models.transformer`).
     peer_microbatch: rows of theirs a pass; None: all.
     peers: (name, its Python); each is compared with ours in a run of its own.
     exclusive: never two processes in memory at once.
@@ -54,7 +55,7 @@ def compare(what: str, *, model: str = 'A', dtype: str = 'float32', repeats: int
   theirs = [sides.peer(name, python, {**job, 'microbatch': peer_microbatch}) for name, python in peers]
   out = []
   for other in [[p] for p in theirs] or [[]]:
-    pair = [sides.ours({**job, 'lanes': lanes}), *other]
+    pair = [sides.ours({**job, 'lanes': lanes, 'remat': remat}), *other]
     rounds, infos = sides.alternate(pair, repeats=repeats, exclusive=exclusive, tell=tell)
     found = sides.results(pair, rounds, infos, repeats)
     out.append(Comparison(found, _apart(*infos.values()) if what == 'score' and other else None))

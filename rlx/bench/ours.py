@@ -30,19 +30,20 @@ def build(job: dict) -> tuple:
   """The side of `serve`."""
   compilation.keep_memory()
   compilation.cache()
-  model = load(job['model'], job['dtype'])
+  model = load(job['model'], job['dtype'], remat=job.get('remat', 'none'))
   made = dict(sample=sample, score=score, update=update, step=step)[job['work']]
   loop, logp = made(model, job)
   device = jax.devices()[0]
-  notes = [f'{job[k]} {name}' for k, usual, name, works in (('lanes', 1, 'lanes', ('sample', 'step')),
-                                                            ('microbatch', None, 'rows a microbatch', ('score', 'update', 'step')))
+  sampled, updated = ('sample', 'step'), ('update', 'step')
+  notes = [text.format(job[k]) for k, usual, text, works in (
+      ('lanes', 1, '{} lanes', sampled), ('microbatch', None, '{} rows a microbatch', ('score', *updated)), ('remat', 'none', 'remat {}', updated))
            if job['work'] in works and job.get(k, usual) != usual]
   return loop, dict(versions=dict(jax=jax.__version__), device=device.device_kind, note=', '.join(notes), warm=2), logp, serve.jax_mb(jax)
 
 
-def load(path: str, dtype: str) -> Model:
+def load(path: str, dtype: str, remat: str = 'none') -> Model:
   """The model of a directory, on the first device, as the trainer loads it."""
-  policy = pretrained(path=path, dtype=dtype)
+  policy = pretrained(path=path, dtype=dtype, remat=remat)
   mesh = meshes.create(devices=jax.devices()[:1])
   params = policy.load(meshes.shard_params(jax.eval_shape(policy.init, jax.random.key(0)), (), mesh))
   return Model(policy, params, tokenizer.file(path=os.path.join(path, 'tokenizer.json')))

@@ -210,6 +210,9 @@ def _init(c, key):
   return params
 
 
+FEW = 8   # layers; of more, the last is computed of all tokens: to leave it out of the scan copies the others' weights and gradients
+
+
 def _apply(c, rates, params, ids, position, last, cache, pick):
   if cache is not None:
     return cached(c, rates, params, ids, position, last, cache, pick)
@@ -234,8 +237,11 @@ def _apply(c, rates, params, ids, position, last, cache, pick):
   else:
     through = lambda x, stack: jax.lax.scan(lambda x, w: (layer(x, w), None), x, stack)[0]
     x = through(x, params['lower']) if 'lower' in params else x
-    x = through(x, layers if pick is None else jax.tree.map(lambda w: w[:-1], layers))
-    x = x if pick is None else layer(x, jax.tree.map(lambda w: w[-1], layers), pick)
+    if pick is None or c.layers > FEW:
+      x = through(x, layers)
+      x = x if pick is None else jnp.take_along_axis(x, pick[..., None], axis=1)
+    else:
+      x = layer(through(x, jax.tree.map(lambda w: w[:-1], layers)), jax.tree.map(lambda w: w[-1], layers), pick)
   return _norm(c, x, params['norm']), None
 
 

@@ -257,3 +257,14 @@ def test_linear_scaling():
 def test_refuses(kw, message):
   with pytest.raises(ValueError, match=message):
     transformer(**{**dict(vocab=23, dim=16, heads=4), **kw})
+
+
+def test_a_deep_model_is_not_copied_to_leave_its_last_layer_out():
+  """The slice of a stack that a scan over all layers but one needs is as large as the model."""
+  policy = transformer(vocab=16, layers=12, dim=32, heads=2, ff=512)
+  params = jax.eval_shape(policy.init, jax.random.key(0))
+  i = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
+  made = jax.jit(lambda p, ids, at, last, pick: policy.apply(p, ids, at, last, pick=pick)[0]).lower(
+      params, i(1, 16), i(1, 16), i(1, 16), i(1, 4)).compile()
+  weights = sum(x.size * 4 for x in jax.tree.leaves(params['layers']))
+  assert made.memory_analysis().temp_size_in_bytes < weights / 4 and jax.tree.leaves(made.out_info)[0].shape == (1, 4, 32)
