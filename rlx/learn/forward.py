@@ -82,9 +82,12 @@ def forward(policy: Policy, params: Any, batch: Batch | Tokens, *, temperature=1
 
   Raises:
     KeyError: a head that `params['heads']` does not have; the message lists those it has.
+    ValueError: a microbatch of no rows.
   """
   tokens = batch.tokens if isinstance(batch, Batch) else batch
   rows, width = tokens.ids.shape
+  if microbatch is not None and microbatch < 1:
+    raise ValueError(f'a microbatch has at least 1 row, not {microbatch}.')
   if microbatch is not None and microbatch < rows:
     again = functools.partial(forward, policy, params, heads=heads, extra=extra, actions=actions, implementation=implementation)
     own = temperature if getattr(temperature, 'ndim', 0) else None

@@ -170,6 +170,11 @@ def test_rows_in_turn_say_the_same(size):
     jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6), out, run(PARAMS, tokens, t, actions=6))
 
 
+def test_a_microbatch_of_no_rows():
+  with pytest.raises(ValueError, match='a microbatch has at least 1 row, not 0'):
+    forward(POLICY, PARAMS, tokens_of(ROWS, 16), microbatch=0)
+
+
 def test_rows_in_turn_need_the_memory_of_one_set():
   policy = transformer(vocab=64, layers=2, dim=64, heads=2, ff=512)
   shape = lambda dtype: jax.ShapeDtypeStruct((32, 128), dtype)
