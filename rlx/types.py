@@ -291,7 +291,7 @@ class Probe(NamedTuple):
   score_from: int = 0              # characters of the suffix before the part that is scored
   samples: int = 0                 # 0: score the suffix; n: sample n continuations of it
   limit: int = 16                  # tokens a continuation
-  reduce: str = 'mean_logp'        # 'mean_logp' | 'sum_logp' | 'mean_entropy'
+  reduce: str | Callable = 'mean_logp'   # 'mean_logp' | 'sum_logp' | 'mean_entropy', or (logp [L], entropy [L], None where forced) -> float
 
 
 class Curriculum(NamedTuple):

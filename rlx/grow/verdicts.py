@@ -134,8 +134,8 @@ def probe(prompt: Any, view: View, probes: Sequence[Callable], engine: engines.E
   for i, p in enumerate(p for fn in probes for p in fn(view)):
     if not -1 <= p.node < len(prompt.tree):
       raise ValueError(f"the probe '{p.name}' asks about step {p.node}; the tree has {len(prompt.tree)}.")
-    if p.reduce not in REDUCE or p.reduce == 'mean_entropy' and not p.samples:
-      raise ValueError(f"the probe '{p.name}' has reduce='{p.reduce}'; there are {sorted(REDUCE)}, "
+    if not callable(p.reduce) and p.reduce not in REDUCE or p.reduce == 'mean_entropy' and not p.samples:
+      raise ValueError(f"the probe '{p.name}' has reduce='{p.reduce}'; there are {sorted(REDUCE)} or a function of (logp, entropy), "
                        "and 'mean_entropy' needs samples.")
     before, after = (list(tok.encode(text)) for text in (p.suffix[:p.score_from], p.suffix[p.score_from:]))
     context = shown(p.node, len(before) + max(len(after) + p.limit * (p.samples > 0), 1))
@@ -147,7 +147,7 @@ def probe(prompt: Any, view: View, probes: Sequence[Callable], engine: engines.E
   forced = [j for j in jobs if not j[1].samples]
   scores = engines.score(engine, [c for _, _, c, _, _ in forced], [b + a for _, _, _, b, a in forced])
   for (_, p, _, before, after), logp in zip(forced, scores, strict=True):
-    _put(prompt, known, p, REDUCE[p.reduce](logp[len(before):], None) if after else 0.)
+    _put(prompt, known, p, _reduced(p, logp[len(before):], None))
   for i, p, context, before, after in jobs:
     if not p.samples:
       continue
@@ -158,8 +158,18 @@ def probe(prompt: Any, view: View, probes: Sequence[Callable], engine: engines.E
       got += engines.speak(engine, [engines.Request(context + before + after, -1, k, dict(sampling), p.limit) for k in some])
       for speech in got[-len(some):]:
         engines.free(engine, speech.slot)
-    _put(prompt, known, p, np.mean([REDUCE[p.reduce](g.logp, g.entropy) for g in got]))
+    _put(prompt, known, p, np.mean([_reduced(p, g.logp, g.entropy) for g in got]))
   return known
+
+
+def _reduced(p, logp, entropy):
+  fn = p.reduce if callable(p.reduce) else REDUCE[p.reduce]
+  if not len(logp):      # of nothing one is certain
+    logp, entropy = np.zeros(1, np.float32), None if entropy is None else np.zeros(1, np.float32)
+  value = float(fn(logp, entropy))
+  if not np.isfinite(value):
+    raise ValueError(f"the probe '{p.name}' gave {value} for log-probabilities {np.asarray(logp)[:8]}: it must be a finite number.")
+  return value
 
 
 def _put(prompt, known, p, value):

@@ -110,6 +110,21 @@ def test_samples_by_hand():
   assert [n.ids for n in plain.nodes] == [n.ids for n in g.nodes], 'probes change nothing that is grown'
 
 
+def test_a_reduction_may_be_a_function():
+  """Of the log-probabilities and, of samples, the entropies: each call is reduced by itself, then the mean over samples is taken."""
+  heard = []
+  def confidence(logp, entropy):
+    heard.append((np.asarray(logp), entropy))
+    return float(np.exp(-np.mean(entropy)))
+  g, = grow(game.engine(NEVER), n=1, env=LONG, probes=(
+      ask(name='c', suffix='<', samples=3, limit=4, reduce=confidence), ask(reduce=lambda logp, entropy: float(np.exp(logp).mean()))))
+  assert len(heard) == 3 and all(len(l) == len(h) == 4 for l, h in heard)
+  assert abs(g.prompt['c'] - np.mean([np.exp(-h.mean()) for _, h in heard])) < 1e-6
+  assert abs(g.prompt['p'] - np.exp(by_hand(g.nodes[0].context, ' 0.')).mean()) < 1e-4
+  with pytest.raises(ValueError, match="'p' gave inf"):
+    grow(n=1, probes=(ask(reduce=lambda logp, entropy: np.inf),))
+
+
 def test_what_is_scored_begins_at_a_character():
   """'d' of ' <cd': alone it is another id than in 'cd', so the text is encoded in two parts."""
   g, = grow(game.engine(NEVER), n=1, env=LONG, probes=(ask(suffix=' <cd', score_from=3), ask(name='nothing', suffix='cd', score_from=2)))
