@@ -372,6 +372,10 @@ def phase(c: ml_collections.ConfigDict, env: Any) -> Phase:
 
 def _bound(b):
   """A host-side method as one callable; marks such as `grain` stay on it, and a memory stands in `call.state`."""
+  judge = b.static.get('judge')
+  if judge is not None and not callable(judge):
+    judge = made('judge', judge)
+    b = b._replace(static={**b.static, 'judge': judge})
   if b.places:
     keywords = {**b.static, **{k: float(v) for k, v in b.floats().items()}}   # once: it is called for every path
     def call(*args):
@@ -385,6 +389,8 @@ def _bound(b):
   for mark in ('grain', 'reads_text'):
     if hasattr(b.fn, mark):
       setattr(call, mark, getattr(b.fn, mark))
+  if judge is not None:
+    call.judge = judge
   call.__name__ = b.name
   call.writes = written(b)
   return call

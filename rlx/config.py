@@ -24,7 +24,7 @@ import numpy as np
 
 # kind -> where it lives: a folder (one file a method) or one module
 KINDS = dict(
-    env='rlx.envs', context='rlx.contexts', explorer='rlx.explorers', probe='rlx.probes', reward='rlx.rewards',
+    env='rlx.envs', context='rlx.contexts', explorer='rlx.explorers', probe='rlx.probes', reward='rlx.rewards', judge='rlx.judges',
     curriculum='rlx.curricula', transform='rlx.transforms', estimator='rlx.estimators', selector='rlx.selectors',
     loss='rlx.losses', policy='rlx.models', head='rlx.models.heads',
     average='rlx.average', rows='rlx.learn.rows', tx='rlx.learn.optimizers', segment='rlx.grow.segment', label='rlx.grow.labels',

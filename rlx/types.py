@@ -110,6 +110,34 @@ class Loss(NamedTuple):
   extra: Mapping[str, Callable] = {}
 
 
+class DeviceStep(NamedTuple):
+  """What an action brings, as arrays of one path."""
+  end: Array       # [] i32 as in `Nodes`
+  reward: Columns  # channel -> [] f32
+  label: Columns   # name -> [] i32
+
+
+class DeviceEnv(NamedTuple):
+  """The protocol of `Env` on arrays, inside jit: one path at a time, batched by `vmap`.
+
+  `reset(prompt, key) -> state`, `prompt` in [0, prompts); `observe(state) -> [] i32` in [0, observations); `step(state, action [U] i32,
+  key) -> (state, DeviceStep)`, symbol u of an action in [0, actions[u]). A state is a pytree of arrays; what it says after an end does
+  not matter. `right(state) -> [U]`: what an expert would do; `answer(state) -> []`: the last symbol of the answer to the prompt, -1 where
+  there is none.
+  """
+  reset: Callable
+  observe: Callable
+  step: Callable
+  right: Callable
+  answer: Callable
+  prompts: int
+  turns: int           # no episode is longer
+  observations: int
+  actions: tuple
+  channels: tuple
+  labels: tuple
+
+
 class Policy(NamedTuple):
   """A language model as three pure functions.
 

@@ -145,7 +145,7 @@ def rollout(pool: Mapping[str, engines.Engine], tasks: Sequence[Task], *, plan: 
   if failures and not alive:
     raise RuntimeError(f'every episode failed, the environment seems dead; its first error was: {failures[0]}')
   with _timed(clock, 'reward'):
-    verdicts.settle(late, plan.rewards, lost)
+    verdicts.settle(late, plan.rewards, lost, verdicts.server(plan.rewards, pool['policy'], key))
   for name, errors in lost.items():
     if all(errors):
       raise RuntimeError(f"every verdict of the reward '{name}' failed; its first error was: {errors[0]}")

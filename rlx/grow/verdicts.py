@@ -1,6 +1,9 @@
 """What is said of a finished episode or prompt: rewards, some of them coroutines, and probes on the warm cache."""
 
+import concurrent.futures
 import inspect
+import queue
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +13,8 @@ import numpy as np
 from rlx import walk
 from rlx.grow import engine as engines
 from rlx.grow import workers
-from rlx.types import Episode, Group, View
+from rlx.grow.tokenizer import body, render
+from rlx.types import Episode, Group, Message, View
 
 REDUCE = dict(mean_logp=lambda logp, entropy: logp.mean(), sum_logp=lambda logp, entropy: logp.sum(),
               mean_entropy=lambda logp, entropy: entropy.mean())
@@ -43,24 +47,27 @@ def compare(prompt: Any, rewards: Sequence[Callable]) -> None:
         _write(prompt, fn, episodes, verdicts)
 
 
-def settle(prompts: Sequence[Any], rewards: Sequence[Callable], lost: dict[str, list[str]]) -> None:
-  """Waits for every verdict that is under way.
+def settle(prompts: Sequence[Any], rewards: Sequence[Callable], lost: dict[str, list[str]], serve: Callable | None = None) -> None:
+  """Waits for every verdict that is under way; `serve` is called meanwhile, where a judge needs this thread.
 
   Where a coroutine raises there is no verdict: None on the last step of each episode it was asked about, on every channel it
   writes that has nothing there, and 'reward_errors' is counted. `lost` collects what each reward raised, '' where nothing.
   """
   for prompt in prompts:
-    _wait(prompt, lost)
+    _wait(prompt, lost, serve)
   for prompt in prompts:
     if not prompt.compared:
       compare(prompt, rewards)
   for prompt in prompts:
-    _wait(prompt, lost)
+    _wait(prompt, lost, serve)
 
 
-def _wait(prompt, lost):
+def _wait(prompt, lost, serve):
   waiting, prompt.waiting = prompt.waiting, []
   for fn, episodes, future in waiting:
+    while serve and not future.done():
+      serve()
+      concurrent.futures.wait((future,), timeout=.01)
     try:
       verdict = future.result()
     except Exception as e:   # a judge is foreign code, often behind a network
@@ -110,6 +117,37 @@ def _name(fn):
 def _channels(fn):
   written = [w.removeprefix('reward/') for w in getattr(fn, 'writes', ()) if w.startswith('reward/')]
   return written or ['task']
+
+
+def server(rewards: Sequence[Callable], engine: engines.Engine, key: jax.Array) -> Callable | None:
+  """A function that answers what the rewards' judges ask of the policy by then; None where none does."""
+  judges = [j for j in (getattr(fn, 'judge', None) for fn in rewards) if hasattr(j, 'asked')]
+
+  def serve():
+    for judge in judges:
+      _answer(judge, engine, key)
+  return serve if judges else None
+
+
+def _answer(judge, engine, key):
+  tok, jobs = engine.model.tokenizer, []
+  while True:
+    try:
+      prompt, sample, answer = judge.asked.get_nowait()
+    except queue.Empty:
+      break
+    context = render([Message('user', prompt) if tok.chat else prompt], [], tok)
+    if len(context) + judge.limit > engine.limits.width:
+      answer.set_result(None)
+    else:
+      jobs.append((context, (zlib.crc32(prompt.encode()) & 0x7fffffff, 0x60000000, sample), answer))
+  drawn = engines.keys(key, [code for _, code, _ in jobs], 1 << (len(jobs) - 1).bit_length()) if jobs else ()
+  for at in range(0, len(jobs), width := max(engines.vacant(engine), 1)):
+    part = [engines.Request(c, -1, k, dict(temperature=judge.temperature), judge.limit) for (c, _, _), k in
+            zip(jobs[at:at + width], drawn[at:at + width], strict=True)]
+    for (_, _, answer), speech in zip(jobs[at:at + width], engines.speak(engine, part), strict=True):
+      engines.free(engine, speech.slot)
+      answer.set_result(tok.decode(body(speech.ids, tok)))
 
 
 # ---- probes ------------------------------------------------------------------------------------------------------------
