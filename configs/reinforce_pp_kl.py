@@ -13,5 +13,6 @@ def get_config():
   c.tracks.main.estimator = (dict(name='reinforce_pp', token_reward='reward'),)
   c.tracks.main.selector = ()
   warm, rl = c.phases
-  c.phases = (warm, {**rl, 'transforms': (dict(name='score', model='reference', into='ref_logp'), dict(name='kl_reward', coef=.001, kind='k1'))})
+  c.phases = (warm, {**rl, 'transforms': (dict(name='score', model='reference', into='ref_logp'),
+                                          dict(name='kl_reward', coef=.001, kind='k1'))})
   return c

@@ -74,6 +74,36 @@ def test_worked_example(ends, task, expected):
   np.testing.assert_allclose(white.target['value'], raw.target['value'], atol=1e-6)   # of the raw advantages
 
 
+@pytest.mark.parametrize('n_tokens, parent, task, values, expected', [
+    # a shared turn looks at both next ones: R_0 = .8 mean(.5 * .4 + .5 * 1, .5 * .6 + .5 * 0) = .4
+    (1, [-1, 0, 0], [0, 1, 0], [.2, .4, .6], dict(turns=[.2, .6, -.6])),
+    # the reward of a step without a token of its own is the one before's: R_0 = .5 + .8 (.5 * .6 + .5 * 1) = 1.14
+    ([1, 0, 1], [-1, 0, 1], [0, .5, 1], [.2, 9, .6], dict(turns=[.94, 0, .4], rewards=[.94, 0, .4])),
+    # no reward at the end, where the release reads beyond it (ours: nothing follows); as turns R_0 = 1 + .8 (.5 * .6 + 0) = 1.24
+    (1, [-1, 0], [1, 0], [.2, .6], dict(turns=[1.04, -.6], rewards=[.8, -.6]))], ids=['tree', 'no token', 'no reward'])
+def test_beyond_the_release(n_tokens, parent, task, values, expected):
+  batch = toy.batch(parent, n_tokens=n_tokens, task=task, stream={'value/value': values})
+  for ends, want in expected.items():
+    got = forests.run(bi_level_gae, batch, ends=ends, whiten=False, **MODE).adv
+    at = [np.asarray(batch.tokens.mask & (batch.tokens.node == i)) for i in range(len(parent))]
+    np.testing.assert_allclose([got[x].sum() for x in at], want, atol=1e-6)
+
+
+def test_without_one_of_its_own_the_turns_have_the_lambda_of_the_tokens():
+  batch = toy.batch([-1, 0], n_tokens=2, task=[.5, 1], stream={'value/value': [[.2, .4, .6, .8]]})
+  own, same, other = (forests.run(bi_level_gae, batch, whiten=False, **{**MODE, 'lam_turn': lam}).adv for lam in (None, .5, 1.))
+  np.testing.assert_array_equal(own, same)
+  assert np.abs(own - other).max() > .05
+
+
+def test_an_episode_without_a_verdict_teaches_the_critic_nothing():
+  batch = toy.batch([-1, -1, -1], task=[1, 0, 5], judged=dict(task=[True, False, True]), end=[1, 1, 3],
+                    stream={'value/value': [.7, .4, .3]})
+  got = forests.run(bi_level_gae, batch, whiten=False)
+  np.testing.assert_allclose(got.adv, [[.3], [0], [0]], atol=1e-6)
+  np.testing.assert_allclose(got.target['value'], [[1], [.4], [0]], atol=1e-6)
+
+
 def test_no_such_ends():
   with pytest.raises(ValueError, match='tokens'):
     bi_level_gae(toy.batch([-1], task=1, stream={'value/value': [.5]}), ends='tokens')

@@ -63,6 +63,8 @@ def test_cap():
     # p = 0 .75: v > mu (1 - mu), so a, b < 0 and alpha = beta = 1
     ([0] * 4 + [1] * 4, [0, 0, 0, 0, 1, 1, 1, 0], [0] * 4 + [.25] * 3 + [-.75]),
     ([0, 0, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]),                 # p = 1 0
+    # p = 2.5 .5: no density at 2.5, w = 1 (ours); alpha = 1, beta = 1.229167, 1 / Beta(.5) = .953620
+    ([0, 0, 1, 1], [3, 2, 1, 0], [.5, -.5, .476810, -.476810]),
     # one episode: its chance is its return (ours: 1; the release takes 0, by symmetry the same weight here), and it gets 0
     ([0, 0, 1], [1, 0, 1], [.477390, -.477390, 0])], ids=str)
 def test_edges(group, task, expected):
