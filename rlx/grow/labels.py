@@ -13,7 +13,7 @@ import numpy as np
 
 from rlx.types import Node
 
-__all__ = ('named', 'exact', 'normalised')
+__all__ = ('named', 'exact', 'normalised', 'drawn')
 
 
 def named(nodes: Sequence[Node], *, name: str) -> list[Hashable]:
@@ -51,6 +51,19 @@ def normalised(nodes: Sequence[Node], *, of: str = 'obs') -> list[Hashable]:
   fold = lambda t: ' '.join(t.casefold().split()) if isinstance(t, str) else (fold(t[0]), t[1])
   plain = {t: fold(t) for t in set(texts)}
   return [plain[t] for t in texts]
+
+
+def drawn(nodes: Sequence[Node]) -> list[Hashable]:
+  """1 on a step that was sampled, 0 on one that was drawn greedily (ReMax, arXiv:2310.10505), as its stream 'temperature' says.
+
+  A branch with a temperature of its own (explorer `flat_and_greedy`) carries it there; the sampler writes 1 for a greedy one, whose
+  log-probabilities are those at 1. So 0 and 1 are greedy: a branch that asks for just 1 cannot be told from it.
+
+  Args:
+    nodes: steps of one prompt.
+  """
+  own = [n.stream['temperature'][n.sampled] if 'temperature' in n.stream else () for n in nodes]
+  return [int(not len(t) or t[-1] not in (0, 1)) for t in own]
 
 
 def intern(columns: Sequence[Sequence[Hashable]]) -> np.ndarray:
