@@ -224,6 +224,7 @@ class Node:
   end: int = 0
   by: str = 'policy'
   branch: int = 0                 # which rollout of its prompt drew it
+  greedy: bool = False            # drawn at temperature 0
   reward: dict[str, float | None] = dataclasses.field(default_factory=dict)   # None: no verdict
   label: dict[str, Hashable] = dataclasses.field(default_factory=dict)
   value: dict[str, float] = dataclasses.field(default_factory=dict)

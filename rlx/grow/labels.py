@@ -54,16 +54,12 @@ def normalised(nodes: Sequence[Node], *, of: str = 'obs') -> list[Hashable]:
 
 
 def drawn(nodes: Sequence[Node]) -> list[Hashable]:
-  """1 on a step that was sampled, 0 on one that was drawn greedily (ReMax, arXiv:2310.10505), as its stream 'temperature' says.
-
-  A branch with a temperature of its own (explorer `flat_and_greedy`) carries it there; the sampler writes 1 for a greedy one, whose
-  log-probabilities are those at 1. So 0 and 1 are greedy: a branch that asks for just 1 cannot be told from it.
+  """1 on a step that was sampled, 0 on one that was drawn greedily (ReMax, arXiv:2310.10505).
 
   Args:
     nodes: steps of one prompt.
   """
-  own = [n.stream['temperature'][n.sampled] if 'temperature' in n.stream else () for n in nodes]
-  return [int(not len(t) or t[-1] not in (0, 1)) for t in own]
+  return [int(not n.greedy) for n in nodes]
 
 
 def intern(columns: Sequence[Sequence[Hashable]]) -> np.ndarray:

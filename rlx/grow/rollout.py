@@ -436,7 +436,8 @@ def _grow(branch, said, state, step, plan):
   end = 2 if not step.end and len(branch.path) + 1 == plan.max_steps else step.end
   node = Node(parent=branch.path[-1] if branch.path else -1, obs=branch.at[1], context=said.context, fresh=said.fresh,
               text=said.action.text, ids=ids, sampled=said.sampled, logp=said.logp, stream=said.stream, stem=branch.stem, end=end,
-              by=branch.wish.by, branch=branch.code, reward=dict(step.reward), label={**branch.at[2], **step.label},
+              by=branch.wish.by, branch=branch.code,
+              greedy=not {**plan.sampling, **(branch.wish.sampling or {})}.get('temperature', 1.), reward=dict(step.reward), label={**branch.at[2], **step.label},
               metrics=dict(step.metrics))
   if branch.wish.by != 'policy':
     node.label.setdefault('agent', branch.wish.by)

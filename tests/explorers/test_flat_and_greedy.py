@@ -24,14 +24,9 @@ def test_wishes():
   assert config.build('explorer', 'flat_and_greedy').writes == ('stream/temperature',)
 
 
-def step(**stream):
-  stream = {k: np.full(2, v, np.float32) for k, v in stream.items()}
-  return Node(-1, '', [], False, '', [1, 2], np.ones(2, bool), np.zeros(2, np.float32), stream)
-
-
 def test_drawn():
-  """0 where the step was drawn greedily; a step without a temperature of its own was sampled."""
-  assert [int(x) for x in labels.drawn([step(temperature=0.), step(), step(temperature=.7), step(entropy=0.)])] == [0, 1, 1, 1]
+  step = lambda greedy: Node(-1, '', [], False, '', [1, 2], np.ones(2, bool), np.zeros(2, np.float32), {}, greedy=greedy)
+  assert labels.drawn([step(True), step(False)]) == [0, 1]
   assert config.build('label', 'drawn').fn is labels.drawn
 
 
