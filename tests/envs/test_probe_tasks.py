@@ -70,9 +70,9 @@ def test_noisy_long_by_hand():
   """Two episodes with the same actions have the same noise, others have others: its deviation is .25."""
   env, found = probe_tasks(task='noisy_long'), []
   for i in range(40):
-    _, steps = play(env, env.tasks('train')[i], [say(i % 4)] + [say(0)] * 23, seed=i)
-    found.append(steps[-1].reward['task'] - sum(s.label['state'] == 1 and s.label['action'] == 0 for s in steps) / 24
-                 - sum((3 * s.label['state'] + 1) % 4 == s.label['action'] != 0 for s in steps) / 24)
+    seen, steps = play(env, env.tasks('train')[i], [say(i % 4)] + [say(0)] * 23, seed=i)
+    right = sum((3 * int(o[1:]) + 1) % 4 == s.label['action'] for o, s in zip(seen, steps))
+    found.append(steps[-1].reward['task'] - right / 24)
   assert .17 < np.std(found) < .34 and abs(np.mean(found)) < .12
   assert play(env, env.tasks('train')[0], [say(0)] * 24)[1][-1] == play(env, env.tasks('train')[0], [say(0)] * 24)[1][-1]
 
@@ -96,9 +96,9 @@ def players():
 def test_an_expert_always_succeeds_and_chance_rarely(task):
   n = 2000
   i, prompts, keys = jnp.int32(TASKS.index(task)), jnp.arange(n, dtype=jnp.int32) % 4, jax.random.split(jax.random.key(1), n)
-  won, verdict, turns, seen, alive = players()(i, prompts, jnp.bool_(True), keys)
+  won, verdict, turns, seen, alive = map(np.asarray, players()(i, prompts, jnp.bool_(True), keys))
   assert abs(float(won.mean()) - 1) < .02 and abs(float((verdict.sum() / turns.sum())) - .9) < .02, 'a judge is wrong one time in ten'
-  won, _, turns, seen, alive = players()(i, prompts, jnp.bool_(False), keys)
+  won, _, turns, seen, alive = map(np.asarray, players()(i, prompts, jnp.bool_(False), keys))
   assert .1 < float(won.mean()) < .3 and int(seen.max()) < probes.OBSERVATIONS and not alive.any()
   assert int(turns.max()) == probes.TURNS[TASKS.index(task)]
   assert players()._cache_size() == 1, 'one program for all tasks'
