@@ -8,13 +8,13 @@ from rlx.types import Array, Batch
 
 
 def rewardflow(batch: Batch, *, channel: str = 'task', gamma: float = 0.9, weight: float = 1., std: bool = True, ddof: int = 1,
-               rounds: int = 1000, terminal: str = 'shared', eps: float = 1e-6) -> Array:
+               rounds: int = 1000, terminal: str = 'shared', discount: float = 0., eps: float = 1e-6) -> Array:
   """Advantages from values on the state graph of a prompt (arXiv:2603.18859).
 
     V(s) = max(R(s), gamma max over successors of V),   r_step = V(next state) - V(state)
-    A = z(return of the episode, over all steps of the prompt) + weight z(r_step, over steps of the prompt in the same state)
+    A = z(return of the episode, over all steps of the prompt) + weight z(G, over steps of the prompt in the same state)
 
-  z(x) is (x - mean) / (deviation + eps), or x - mean without `std`; 0 in a pool of one.
+  G = r_step + discount G' is r_step itself as released. z(x) is (x - mean) / (deviation + eps), or x - mean without `std`; 0 in a pool of one.
 
   Args:
     batch: reads `reward[channel]`, `label['state']` and, for 'shared', `label['next']`.
@@ -25,10 +25,12 @@ def rewardflow(batch: Batch, *, channel: str = 'task', gamma: float = 0.9, weigh
     ddof: 1 as released (torch's std).
     rounds: of the backup, which stops where nothing changes.
     terminal: what the last step of an episode leads to: see `step_gains`.
+    discount: of the step rewards that follow (GiGPO's step returns).
     eps: added to the deviations.
 
   Returns:
-    `[N]` f32; 0 where no ended episode runs through. The return of a shared step is the mean over its episodes.
+    `[N]` f32; 0 where no ended episode runs through. Return and G of a shared step are means over its
+    episodes.
 
   Source: tmlr-group/RewardFlow@1cdead8e `rewardflow/core_rewardflow.py`: `apply_rewardflow_propagation`,
   `compute_rewardflow_outcome_advantage`; `propagation.py::propagate_reward_decay`.
@@ -40,6 +42,8 @@ def rewardflow(batch: Batch, *, channel: str = 'task', gamma: float = 0.9, weigh
   live = tree.through(on, n.parent)
   z = lambda x, ids: groups.group_norm(x, ids, live, std=std, ddof=ddof, eps=eps)
   gain = step_gains(batch, on, channel=channel, gamma=gamma, rounds=rounds, terminal=terminal)
+  count = tree.fold_up(jnp.where(on, 1., 0.), n.parent)
+  gain = tree.fold_up(gain, n.parent, discount * count / jnp.maximum(tree.above(count, n.parent, 1.), 1.))
   return z(tree.leaf_mean(ret, on, n.parent), n.group) + weight * z(gain, groups.dense_ids(n.group, n.label['state']))
 
 
