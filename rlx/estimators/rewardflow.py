@@ -14,7 +14,8 @@ def rewardflow(batch: Batch, *, channel: str = 'task', gamma: float = 0.9, weigh
     V(s) = max(R(s), gamma max over successors of V),   r_step = V(next state) - V(state)
     A = z(return of the episode, over all steps of the prompt) + weight z(G, over steps of the prompt in the same state)
 
-  G = r_step + discount G' is r_step itself as released. z(x) is (x - mean) / (deviation + eps), or x - mean without `std`; 0 in a pool of one.
+  G = r_step + discount G', r_step alone as released. z(x) is (x - mean) / (deviation + eps), or x - mean without `std`; 0 in
+  a pool of one.
 
   Args:
     batch: reads `reward[channel]`, `label['state']` and, for 'shared', `label['next']`.
@@ -29,8 +30,8 @@ def rewardflow(batch: Batch, *, channel: str = 'task', gamma: float = 0.9, weigh
     eps: added to the deviations.
 
   Returns:
-    `[N]` f32; 0 where no ended episode runs through. Return and G of a shared step are means over its
-    episodes.
+    `[N]` f32; 0 where no ended episode runs through. Return and G of a shared step are means over
+    its episodes.
 
   Source: tmlr-group/RewardFlow@1cdead8e `rewardflow/core_rewardflow.py`: `apply_rewardflow_propagation`,
   `compute_rewardflow_outcome_advantage`; `propagation.py::propagate_reward_decay`.

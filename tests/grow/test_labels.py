@@ -31,18 +31,6 @@ def test_normalised_folds_case_beyond_ascii_and_keeps_punctuation():
   assert labels.normalised(nodes) == ['strasse', 'strasse', 'a, b', 'a b', 'a b']
 
 
-def test_similar_is_greedy_first_fit():
-  """The ratio is 2 * matches / lengths: abcd to abce .75, abce to abfe .75, abcd to abfe .5."""
-  names = lambda *texts, **kw: labels.similar([step(t) for t in texts], **kw)
-  assert names('abcd', 'abce', 'abfe', 'abce', threshold=.75) == ['abcd', 'abcd', 'abfe', 'abcd']
-  assert names('abce', 'abcd', 'abfe', threshold=.75) == ['abce'] * 3                     # the first seen is whom all must resemble
-  assert names('abcd', 'abce', 'abfe', threshold=.76) == ['abcd', 'abce', 'abfe']
-  assert names('abcd', 'abce', 'abfe', threshold=.5) == ['abcd'] * 3
-  assert names('a' * 19 + 'b', 'a' * 20, 'a' * 18 + 'bb') == ['a' * 19 + 'b', 'a' * 19 + 'b', 'a' * 19 + 'b']   # .95 each
-  assert names('', 'x', '') == ['', 'x', '']
-  assert labels.similar([step('x', 'open'), step('y', 'opens')], of='text', threshold=.8) == ['open', 'open']
-
-
 def test_ids_are_dense_in_the_order_of_first_sight():
   column = labels.intern([['x', 'y', 'x'], ['z', 'y']])
   assert column.dtype == np.int32
@@ -80,6 +68,6 @@ def test_a_piece_is_told_by_what_was_said_before_it():
   whole = trees.group([first(1, 2, 3), first(1, 2, 4), first(5, 2, 3)])
   nodes = forest.cut(whole, functools.partial(segment.tokens, k=2)).nodes
   assert [n.ids for n in nodes] == [[1, 2], [3], [1, 2], [4], [5, 2], [3]]
-  for label in (labels.exact, labels.normalised, labels.similar):
+  for label in (labels.exact, labels.normalised):
     got = label(nodes)
     assert got[0] == got[2] == got[4] and got[1] == got[3] and len({got[0], got[1], got[5]}) == 3
