@@ -1,4 +1,4 @@
-"""RewardFlow on the quickstart's task: a step is worth what it gains in the value of its state, on the graph of states. arXiv:2603.18859.
+"""RewardFlow on the quickstart's task: a step is worth what it gains on the graph of states. arXiv:2603.18859.
 
 Script: gamma .9. The last observation of an episode is empty here whether it was right or not, so every episode ends in a state
 of its own.

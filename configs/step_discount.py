@@ -1,4 +1,4 @@
-"""A control for GiGPO on the quickstart's task: discounted returns of steps, normalised over all steps of the prompt. arXiv:2505.10978."""
+"""GiGPO's step returns without its anchors on the quickstart's task: normalised over all steps of the prompt. arXiv:2505.10978."""
 
 from configs import quickstart
 

@@ -15,7 +15,7 @@ def routed(episode: Episode, *, kinds: Sequence[str] = ('text', 'image', 'table'
   """Pays steps against gold steps (R1-Router, arXiv:2505.22095): the part asked, where it was sent, the answer at the end.
 
     retrieval step:  1/2 similarity(sub-question, gold) + 1/2 [one knowledge base named, and it is the gold one]
-    answer step:     recall of the gold answer's words; of an answer of `short` words or fewer, or of several, 1 if it is 1, else 0
+    answer step:     recall of the gold answer's words; where that has `short` words or fewer, or there are several: [recall is 1]
 
   A retrieval is `<sub-question> ... </sub-question> <ret> text, table </ret>`, its gold the entry of `steps` with the number
   of the step in the episode; an answer is `<answer> ... </answer>`. Paid 0: both or neither in one action, a knowledge base
