@@ -26,8 +26,8 @@ class Forest(NamedTuple):
   state: list    # the observation's text
 
   def batch(self, toy, *, label={}, **columns):
-    """The same forest as an rlx batch, made by `toy.batch`; further labels stand beside `state`."""
-    return toy.batch(self.parent, group=self.group, end=self.end, judged=self.judged, label=dict(state=self.state, **label),
+    """The same forest as an rlx batch, made by `toy.batch`; `label`: further labels beside the state."""
+    return toy.batch(self.parent, group=self.group, end=self.end, judged=self.judged, label=dict(state=self.state) | label,
                      **columns, **self.reward)
 
 
