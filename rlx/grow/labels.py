@@ -7,13 +7,15 @@ whole batch into one i32 column. Estimators never see a string.
 import collections
 import itertools
 import operator
+import re
+import zlib
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 from rlx.types import Node
 
-__all__ = ('named', 'exact', 'normalised')
+__all__ = ('named', 'exact', 'normalised', 'tagged', 'switched', 'block')
 
 
 def named(nodes: Sequence[Node], *, name: str) -> list[Hashable]:
@@ -51,6 +53,47 @@ def normalised(nodes: Sequence[Node], *, of: str = 'obs') -> list[Hashable]:
   fold = lambda t: ' '.join(t.casefold().split()) if isinstance(t, str) else (fold(t[0]), t[1])
   plain = {t: fold(t) for t in set(texts)}
   return [plain[t] for t in texts]
+
+
+def tagged(nodes: Sequence[Node], *, tags: Sequence[str] = ('planning', 'explore', 'reflection', 'monitor'),
+           valid: str = 'valid') -> list[Hashable]:
+  """The first of `tags` that opens in the text of a step, 'none' where none does (RLVMR, arXiv:2507.22844).
+
+  Args:
+    nodes: steps of one prompt.
+    tags: names, the strongest first: a step with several has the first of them, wherever it stands.
+    valid: metric that is 0 on a malformed action, which has no tag.
+  """
+  of = lambda n: next((t for t in tags if f'<{t}>' in n.text), 'none')
+  return [of(n) if n.metrics.get(valid, 1.) > 0 else 'none' for n in nodes]
+
+
+def switched(nodes: Sequence[Node], *, tag: str = 'switch', keep: str = 'KEEP') -> list[Hashable]:
+  """True where a step says in its first `<tag> ... </tag>` something else than `keep`, whatever the case (HiPER, arXiv:2602.16165).
+
+  Args:
+    nodes: steps of one prompt.
+    tag: the block that decides; without it, or where it is empty, the step keeps.
+    keep: what is said to keep.
+  """
+  said = [_inside(n.text, tag) for n in nodes]
+  return [s != '' and s.upper() != keep.upper() for s in said]
+
+
+def block(nodes: Sequence[Node], *, tag: str = 'plan') -> list[Hashable]:
+  """What a step says in its first `<tag> ... </tag>`, as a number above 0 (a hash of the text, spaces at the ends aside); 0: nothing.
+
+  Args:
+    nodes: steps of one prompt.
+    tag: name of the block.
+  """
+  said = [_inside(n.text, tag) for n in nodes]
+  return [1 + zlib.crc32(s.encode()) % (2**31 - 1) if s else 0 for s in said]
+
+
+def _inside(text, tag):
+  found = re.search(f'<{re.escape(tag)}>(.*?)</{re.escape(tag)}>', text, re.DOTALL)
+  return found[1].strip() if found else ''
 
 
 def intern(columns: Sequence[Sequence[Hashable]]) -> np.ndarray:
