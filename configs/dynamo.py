@@ -1,7 +1,7 @@
 """DynaMO's advantages on the quickstart's task: GRPO, modulated token by token. arXiv:2602.19208.
 
-Paper: 512 prompts of 8 to 24 rollouts (16 on average), token mean, clip 0.2 and 0.28, dual clip 10, learning rate 1e-6. Its budgets of
-rollouts are not here: every prompt has the same number.
+Paper: 512 prompts of 8 to 24 rollouts (16 on average), token mean, clip 0.2 and 0.28, dual clip 10, learning rate 1e-6.
+Its budgets of rollouts are not here: every prompt has the same number.
 """
 
 from configs import quickstart

@@ -1,8 +1,9 @@
-"""TRUST-SQL's two tracks on made databases: the answer trains everything, the schema what leads up to its proposal. arXiv:2603.16448.
+"""TRUST-SQL's two tracks on made databases: the answer trains everything, the schema what leads up to it. arXiv:2603.16448.
 
-Each track is GRPO on its own reward (population deviation, clipped to 10), averaged over its own tokens, the schema's counting a quarter.
-Paper: 8 rollouts, 10 turns, a schema paid only where the answer is right ('truematch'; the release's default is 'totalmatch', paid in any
-case, and weighs it 0.5). Its KL and entropy terms are left out. World, policy and imitation are those of `sql_small`.
+Each track is GRPO on its own reward (population deviation, clipped to 10), averaged over its own tokens, the schema's
+counting a quarter. Paper: 8 rollouts, 10 turns, a schema paid only where the answer is right ('truematch'; the release's
+default is 'totalmatch', paid in any case, and weighs it 0.5). Its KL and entropy terms are left out. World, policy and
+imitation are those of `sql_small`.
 """
 
 from configs import sql_small

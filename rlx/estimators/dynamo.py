@@ -6,8 +6,8 @@ from rlx import masked, tree
 from rlx.types import Array, Batch
 
 
-def dynamo(batch: Batch, adv: Array, *, most: float = 1.2, least: float = 0.6, steep: float = 50.0, at: float = 0.99, low: float = 0.2,
-           high: float = 0.28, now: str = '', entropy: str = 'entropy') -> Array:
+def dynamo(batch: Batch, adv: Array, *, most: float = 1.2, least: float = 0.6, steep: float = 50.0, at: float = 0.99,
+           low: float = 0.2, high: float = 0.28, now: str = '', entropy: str = 'entropy') -> Array:
   """Gradient-aware advantages (arXiv:2602.19208; modulator, token by token).
 
     A' = A b c
@@ -15,25 +15,26 @@ def dynamo(batch: Batch, adv: Array, *, most: float = 1.2, least: float = 0.6, s
     c = least + (1 - least) / (1 + exp(steep (x - at))),   x = X / max X,   X = |w (f - mean f)|
     f = p (log p + H),   w = r A where PPO does not clip (A > 0 and r <= 1 + high, A < 0 and r >= 1 - low), else 0
 
-  H: entropy of the token, p: its probability now, r = p / p of the behaviour; the mean of f runs over the tokens of the episode, max
-  and min over all credited tokens of the batch (released: of the microbatch).
+  H: entropy of the token, p: its probability now, r = p / p of the behaviour; the mean of f runs over the tokens of the
+  episode, max and min over all credited tokens of the batch (released: of the microbatch).
 
   Args:
     batch: reads `tokens.logp`, the streams `entropy` and, if it is named, `now`.
     adv: `[N]` or `[R, T]`, of any estimator.
-    most, least: bounds of b and c, mu_max and lambda_min; with a strength alpha 1 + alpha and 1 - alpha ('decay5': alpha 0.4).
+    most, least: bounds of b and c, mu_max and lambda_min; with a strength alpha 1 + alpha and 1 - alpha ('decay5': alpha
+      0.4).
     steep, at: gamma and tau; 50 and 0.99 in the released script, 50 and 0.9 in 'decay5'.
     low, high: clip range. The release makes 0.28 of a `high` of 0.2 without a word.
-    now: stream with the log-probability now; '': that of the behaviour, so r = 1 (on-policy data). The release takes it anew in every
-      minibatch; here it is taken once, before the updates.
+    now: stream with the log-probability now; '': that of the behaviour, so r = 1 (on-policy data). The release takes it
+      anew in every minibatch; here it is taken once, before the updates.
     entropy: stream with the entropy now: 'entropy', the sampler's, or what `score` wrote beside `now`.
 
   Returns:
-    `[R, T]` f32; 0 outside the trained tokens of ended episodes. On a step that several episodes share, the mean of f is the mean over
-    them.
+    `[R, T]` f32; 0 outside the trained tokens of ended episodes. On a step that several episodes share, the mean of f is
+    the mean over them.
 
-  Source: GithubX-F/DynaMO-RL@63e5ec9a `verl/workers/actor/dp_actor.py`, mode `decay6_linearnorm`. Its budgets of rollouts are a
-  matter of the explorer, not of this.
+  Source: GithubX-F/DynaMO-RL@63e5ec9a `verl/workers/actor/dp_actor.py`, mode `decay6_linearnorm`. Its budgets of rollouts
+  are a matter of the explorer, not of this.
 
   Proof: twin.
   """

@@ -6,7 +6,8 @@ from rlx import masked, tree
 from rlx.types import Array, Batch
 
 
-def empg(batch: Batch, adv: Array, *, k: float = 1.0, k_future: float = 1.0, zeta: float = 0.1, centre: str | None = 'steps') -> Array:
+def empg(batch: Batch, adv: Array, *, k: float = 1.0, k_future: float = 1.0, zeta: float = 0.1,
+         centre: str | None = 'steps') -> Array:
   """Entropy-modulated advantages (arXiv:2509.09265; modulator).
 
     h = (H - min H) / (max H - min H + 1e-8),   H: the mean entropy of a step's tokens, min and max over all steps
@@ -22,8 +23,8 @@ def empg(batch: Batch, adv: Array, *, k: float = 1.0, k_future: float = 1.0, zet
     centre: 'steps': the mean over the steps is taken off, the bonus included; None: not.
 
   Returns:
-    `[N]` f32; 0 where no ended episode runs through, and on steps without a trained token, which are in no statistic. Where a path
-    branches, the bonus is the mean over next steps.
+    `[N]` f32; 0 where no ended episode runs through, and on steps without a trained token, which are in no statistic.
+    Where a path branches, the bonus is the mean over next steps.
 
   Raises:
     ValueError: no such `centre`.

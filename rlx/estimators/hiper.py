@@ -7,15 +7,15 @@ from rlx import groups, masked, tree
 from rlx.types import Advantages, Array, Batch
 
 
-def hiper(batch: Batch, *, channel: str = 'task', low: str = 'low', high: str = 'high', term: str = 'term', gamma: float = 1.0,
-          lam: float = 1.0, lam_segment: float = 0.95, switch: str = 'released', norm: bool = True, ddof: int = 0,
-          eps: float = 1e-8, bootstrap: bool = False) -> Advantages:
+def hiper(batch: Batch, *, channel: str = 'task', low: str = 'low', high: str = 'high', term: str = 'term',
+          gamma: float = 1.0, lam: float = 1.0, lam_segment: float = 0.95, switch: str = 'released', norm: bool = True,
+          ddof: int = 0, eps: float = 1e-8, bootstrap: bool = False) -> Advantages:
   """Hierarchical advantage estimation, HAE (arXiv:2602.16165).
 
     segment: a first step, or one that switches, and the steps up to the next of these
     G_t    = r_t + gamma G_{t+1},   where t + 1 opens a segment r_t + gamma V^hi_{t+1}
-    action:  A_t = r_t + gamma V_{t+1} - V^lo_t + gamma lam A_{t+1},   V^lo_{t+1} and A_{t+1} inside the segment, else V^hi_{t+1} and 0
-    plan:    A_k = G_k - V^hi_k + gamma^d lam_segment A_{k+1},   k: the first steps of the segments, d: the length of one
+    action:  A_t = r_t + gamma V_{t+1} - V^lo_t + gamma lam A_{t+1},   V = V^lo inside the segment; else V^hi, and no A_{t+1}
+    plan:    A_k = G_k - V^hi_k + gamma^d lam_segment A_{k+1},   k: first steps of segments, d: length of the segment
     switch:  A_t = G_t - V^term_t
 
   Each is given to the tokens of its block, tags included (the plan's only where a segment opens); a token of two blocks has
@@ -24,25 +24,26 @@ def hiper(batch: Batch, *, channel: str = 'task', low: str = 'low', high: str = 
 
   Args:
     batch: reads `reward[channel]`, `label['switch']` (above 0: a new plan begins), `role['switch']`, `role['plan']`,
-      `role['action']`, and each V from `value[head]` where there is one, else from `stream['value/<head>']` `[R, T]`: V^lo at the
-      first token of the action, V^hi at the first of the step, V^term at the first of the switch block.
+      `role['action']`, and each V from `value[head]` where there is one, else from `stream['value/<head>']` `[R, T]`:
+      V^lo at the first token of the action, V^hi at the first of the step, V^term at the first of the switch block.
     channel: reward channel.
     low, high, term: names of the heads V^lo, V^hi and V^term.
     gamma: per step.
     lam: of the actions.
     lam_segment: of the plans.
-    switch: 'released', as above, or 'paper': A_t = (q_t - b_t)(V^hi_t - V^lo_t), q_t whether the step switched and b_t the probability
-      that it would: of the switch block, or 1 minus that of the block where it did not. Ours there: V^lo under the plan before is
-      read where V^lo of the step is, and a first step, which has no plan to leave, gets 0. V^term is not read.
+    switch: 'released', as above, or 'paper': A_t = (q_t - b_t)(V^hi_t - V^lo_t), q_t whether the step switched and b_t
+      the probability that it would: of the switch block, or 1 minus that of the block where it did not. Ours there: V^lo
+      under the plan before is read where V^lo of the step is, and a first step, which has no plan to leave, gets 0.
+      V^term is not read.
     norm: each of the three is normalised over the steps of the batch that have its block.
     ddof: of the deviations.
     eps: added to the deviations.
     bootstrap: a path that was cut off (end 2) goes on with V^lo of its last step, and G with V^hi of its last segment.
 
   Returns:
-    adv `[R, T]`; targets {low: A + V^lo, high: A + V^hi, term: G} (the last not with 'paper'): `[N]` where V was a value of the step,
-    else `[R, T]` at the token V was read from. Where a head has nothing to learn (V^hi inside a segment, other tokens) the target is
-    the prediction. All 0 where no ended episode runs through.
+    adv `[R, T]`; targets {low: A + V^lo, high: A + V^hi, term: G} (the last not with 'paper'): `[N]` where V was a value
+    of the step, else `[R, T]` at the token V was read from. Where a head has nothing to learn (V^hi inside a segment,
+    other tokens) the target is the prediction. All 0 where no ended episode runs through.
 
   Raises:
     ValueError: no such `switch`.
@@ -75,8 +76,9 @@ def hiper(batch: Batch, *, channel: str = 'task', low: str = 'low', high: str = 
 
   def send(x, k, where):
     where &= live & has[k]
-    x = groups.group_norm(x, jnp.zeros_like(n.group), where, std=True, ddof=ddof, eps=eps) if norm else jnp.where(where, x, 0.)
-    return jnp.where(block[k], masked.to_tokens(x, t), 0.)
+    if norm:
+      x = groups.group_norm(x, jnp.zeros_like(n.group), where, std=True, ddof=ddof, eps=eps)
+    return jnp.where(block[k] & masked.to_tokens(where, t), masked.to_tokens(x, t), 0.)
 
   def target(x, head, v, at, where):
     if at is None:
@@ -96,7 +98,7 @@ def hiper(batch: Batch, *, channel: str = 'task', low: str = 'low', high: str = 
 
 
 def _read(batch: Batch, head: str, where: Array) -> tuple[Array, Array | None]:
-  """(V of each step, the tokens it was read from): at the first of `where`, or the value of the step if there is one (no tokens)."""
+  """(V of each step, the tokens it was read from): at the first of `where`; the value of the step where there is one."""
   if head in batch.nodes.value:
     return batch.nodes.value[head], None
   t, size = batch.tokens, batch.nodes.parent.shape[0]

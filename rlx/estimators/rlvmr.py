@@ -6,19 +6,21 @@ from rlx import groups, tree
 from rlx.types import Array, Batch
 
 
-def rlvmr(batch: Batch, *, channel: str = 'task', meta: str = 'meta', tag: str = 'tag', mode: str = 'released', weight: float = 0.5,
-          alpha: float = 0.5, std: bool = True, ddof: int = 1, eps: float = 1e-6) -> Array:
+def rlvmr(batch: Batch, *, channel: str = 'task', meta: str = 'meta', tag: str = 'tag', mode: str = 'released',
+          weight: float = 0.5, alpha: float = 0.5, std: bool = True, ddof: int = 1, eps: float = 1e-6) -> Array:
   """Advantages from rewards for planning, exploring and reflecting (arXiv:2507.22844).
 
-    released: A = A^E + weight A^T      A^E among the steps of the prompt, A^T among those with the same tag
-    paper:    A = alpha A^E + (1 - alpha) A^T      A^E among the episodes of the prompt, A^T among all steps with the same tag
+    released: A = A^E + weight A^T      A^E among the steps of the prompt, A^T among those with its tag
+    paper:    A = alpha A^E + (1 - alpha) A^T      A^E among the episodes of the prompt, A^T among all steps with its tag
 
-  A^E = (R - mean) / (std + eps), R the return of the episode; A^T = (x - mean) / (std + eps), x the reward of the step's reasoning.
+  A^E = (R - mean) / (std + eps), R the return of the episode; A^T = (x - mean) / (std + eps), x the reward of the step's
+  reasoning.
 
   Args:
     batch: reads `reward[channel]`, `reward[meta]` and `label[tag]` (equal = same tag).
     channel: reward channel of the outcome.
-    meta: reward channel of the reasoning, each step's own (reward `rlvmr`). A step without a verdict has no A^T and is in no group.
+    meta: reward channel of the reasoning, each step's own (reward `rlvmr`). A step without a verdict has no A^T and is in
+      no group.
     tag: label of the tag (label function `tagged`); steps without a tag are a group of their own.
     mode: 'released' or 'paper'.
     weight: of A^T as released: 0.5 in the released config, 1 in its ALFWorld script.
@@ -28,8 +30,8 @@ def rlvmr(batch: Batch, *, channel: str = 'task', meta: str = 'meta', tag: str =
     eps: added to the deviations.
 
   Returns:
-    `[N]` f32; 0 where no ended episode runs through; R of a shared step is the mean over its episodes. A group of one: R or x itself
-    as released; 0 in the paper's form, which does not say (ours).
+    `[N]` f32; 0 where no ended episode runs through; R of a shared step is the mean over its episodes. A group of one: R
+    or x itself as released; 0 in the paper's form, which does not say (ours).
 
   Raises:
     ValueError: no such mode.

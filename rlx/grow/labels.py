@@ -26,7 +26,8 @@ def named(nodes: Sequence[Node], *, name: str) -> list[Hashable]:
 def exact(nodes: Sequence[Node], *, of: str = 'obs') -> list[Hashable]:
   """The text itself (the anchors of GiGPO, arXiv:2505.10978, use the observation).
 
-  A piece that a segmenter cut off has no observation of its own: with 'obs' it is what the piece before it is, with that one's ids.
+  A piece that a segmenter cut off has no observation of its own: with 'obs' it is what the piece before it is, with that
+  one's ids.
 
   Args:
     nodes: steps of one prompt.
@@ -69,7 +70,7 @@ def tagged(nodes: Sequence[Node], *, tags: Sequence[str] = ('planning', 'explore
 
 
 def switched(nodes: Sequence[Node], *, tag: str = 'switch', keep: str = 'KEEP') -> list[Hashable]:
-  """True where a step says in its first `<tag> ... </tag>` something else than `keep`, whatever the case (HiPER, arXiv:2602.16165).
+  """True where a step says in its first `<tag> ... </tag>` something else than `keep`, case aside (HiPER, arXiv:2602.16165).
 
   Args:
     nodes: steps of one prompt.
@@ -81,7 +82,7 @@ def switched(nodes: Sequence[Node], *, tag: str = 'switch', keep: str = 'KEEP') 
 
 
 def block(nodes: Sequence[Node], *, tag: str = 'plan') -> list[Hashable]:
-  """What a step says in its first `<tag> ... </tag>`, as a number above 0 (a hash of the text, spaces at the ends aside); 0: nothing.
+  """What a step says in its first `<tag> ... </tag>`, as a number above 0: a hash of the text, spaces at its ends aside. 0: nothing.
 
   Args:
     nodes: steps of one prompt.

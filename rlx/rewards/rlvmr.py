@@ -6,6 +6,8 @@ from rlx.types import Episode
 
 writes = ('reward/meta',)
 
+TAGS = ('planning', 'explore', 'reflection', 'monitor')
+
 
 def rlvmr(episode: Episode, *, planning: float = 1., explore: float = 1., reflection: float = 1., penalty: float = 0.,
           channel: str = 'task', action: str | None = 'action', valid: str = 'valid',
@@ -14,15 +16,16 @@ def rlvmr(episode: Episode, *, planning: float = 1., explore: float = 1., reflec
 
     <planning>    planning, if the episode's return on `channel` is above 0
     <explore>     explore, unless an earlier valid step of the episode took the same action
-    <reflection>  reflection, if the step before was invalid or not available (there was none: likewise) and took another action
+    <reflection>  reflection, if the step before was invalid or not available (or there was none) and took another action
 
   Args:
     episode: its steps have their `reward[channel]`; where one has no verdict, steps that plan have none either.
     planning, explore, reflection: what is paid; all 1 in the released config.
-    penalty: the paper's format penalty (-0.1), added on steps that are invalid or have no tag. What is out of form the note does not
-      say (ours); the release has none.
+    penalty: the paper's format penalty (-0.1), added on steps that are invalid or have no tag. What is out of form the
+      note does not say (ours); the release has none.
     channel: reward channel of the outcome.
-    action: tag of the action inside a step, of which all blocks are compared; None: all of the text but the blocks of the tags.
+    action: tag of the action inside a step, of which all blocks are compared; None: all of the text but the blocks of the
+      tags.
     valid: metric of a step that is 0 where its action was malformed; without it the step is valid.
     available: metric that is 0 where its action could not be taken.
 
@@ -39,7 +42,7 @@ def rlvmr(episode: Episode, *, planning: float = 1., explore: float = 1., reflec
   good = [n.metrics.get(valid, 1.) > 0 for n in episode.nodes]
   paid = []
   for i, node in enumerate(episode.nodes):
-    tag = next((t for t in ('planning', 'explore', 'reflection', 'monitor') if f'<{t}>' in node.text), None) if good[i] else None
+    tag = next((t for t in TAGS if good[i] and f'<{t}>' in node.text), None)
     amount = 0. if tag else penalty
     if tag == 'planning':
       amount = None if success is None else planning * success
@@ -57,5 +60,5 @@ rlvmr.grain = 'episode'
 
 def _action(text, tag):
   if tag is None:
-    return re.sub(r'<(planning|explore|reflection|monitor)>.*?</\1>', '', text, flags=re.DOTALL).strip()
+    return re.sub(f'<({"|".join(TAGS)})>.*?</\\1>', '', text, flags=re.DOTALL).strip()
   return re.findall(f'<{re.escape(tag)}>(.*?)</{re.escape(tag)}>', text, re.DOTALL)

@@ -12,9 +12,9 @@ writes = ('reward/ares',)
 
 
 def ares(batch: Batch, *, channel: str = 'task', mode: str = 'released', role: str = 'trigger', entropy: str = 'entropy',
-         window: int = 4, quantile: float = 0.95, theta: float | None = None, target: tuple | None = None, alpha: float = 0.5,
-         right: float = 1.0, eps: float = 1e-6, into: str = 'ares') -> Batch:
-  """The hierarchical entropy reward of ARES (arXiv:2510.08457): channel `into` = channel + E on the last step of each episode.
+         window: int = 4, quantile: float = 0.95, theta: float | None = None, target: tuple | None = None,
+         alpha: float = 0.5, right: float = 1.0, eps: float = 1e-6, into: str = 'ares') -> Batch:
+  """The hierarchical entropy reward of ARES (arXiv:2510.08457): the reward, and E on the last step of each episode.
 
     N: trigger tokens of the episode whose next `window` tokens have a mean entropy of theta or more; fewer do not count
     bucket: easy, medium, hard: prompts with 2/3, 1/3, fewer of their episodes right;   d = N - n*, n* of the bucket
@@ -22,16 +22,18 @@ def ares(batch: Batch, *, channel: str = 'task', mode: str = 'released', role: s
   released, x+ the positive part, n* = round(mean N), three numbers for the three buckets:
 
     m = max(1, n* (.15 .25 .35)),   kappa = (2 3 4),   temp = (2 2.5 3),   cap = alpha (1 1 1.2)
-    sat(x) = cap sigmoid(x / temp),   pen(x) = cap (x^2 / 2 kappa if x <= kappa else x - kappa / 2) / (m + kappa)
-    right: easy -min(cap, pen((d - m)+)), medium -min(cap, pen((|d| - m)+)), hard sat(d + m) if d >= -m else -min(cap, pen(-d - m) / 2)
-    wrong: sat((d - m)+) (.6 .8 1)
+    sat(x) = cap sigmoid(x / temp)
+    pen(x) = cap (x^2 / 2 kappa if x <= kappa else x - kappa / 2) / (m + kappa)
+    right, easy, medium: E = -min(cap, pen((d - m)+)),   -min(cap, pen((|d| - m)+))
+    right, hard:         E = sat(d + m) if d >= -m else -min(cap, pen(-d - m) / 2)
+    wrong:               E = sat((d - m)+) (.6 .8 1)
 
   paper:
 
     E = -lambda g(d) where wrong, else 0;   lambda = max(0, (mean N - n*) / (var N + eps)),   g = (d+ |d| (-d)+)
 
-  theta: released: the median over responses of the `quantile` of the window means; paper: the mean over responses of the `quantile` of
-  their token entropies, which a window has to exceed.
+  theta: released: the median over responses of the `quantile` of the window means; paper: the mean over responses of the
+  `quantile` of their token entropies, which a window has to exceed.
 
   Args:
     batch: reads `reward[channel]`, `role[role]` (tokens that announce a turn of thought, such as 'wait', 'but', 'let') and
@@ -43,24 +45,24 @@ def ares(batch: Batch, *, channel: str = 'task', mode: str = 'released', role: s
     window: tokens behind a trigger, all of the same step (ours, where an episode has several).
     quantile: of theta.
     theta: a fixed threshold; None: from the batch. The release keeps a moving average of it (.99).
-    target: n* of the easy, the medium and the hard bucket; None: from the batch. In the paper's form lambda is then 0: it wants those
-      of batches before.
+    target: n* of the easy, the medium and the hard bucket; None: from the batch. In the paper's form lambda is then 0: it
+      wants those of batches before.
     alpha: height of E; the release lets it move, which its rounding alone does.
     right: an episode is right whose return is at least this.
     eps: added to the variance.
     into: the channel that is written.
 
   Returns:
-    The batch. `into` is judged where `channel` is. A response is a sequence of the rows whose steps are all credited: with rows 'paths'
-    an episode.
+    The batch. `into` is judged where `channel` is. A response is a sequence of the rows whose steps are all credited:
+    with rows 'paths' an episode.
 
   Raises:
     ValueError: no such mode.
 
   Source: shawn0728/ARES@146620e3 `examples/reward_function/aepo.py`, `verl/workers/rollout/vllm_rollout_spmd.py`,
-  `verl/trainer/ray_trainer.py`. Known deviations: entropies are those of the whole vocabulary, not of the ten best tokens; triggers are
-  the tokens that were drawn, not the likeliest ones; of the last tokens, which no window follows, the release makes averages that enter
-  its quantile; its mean N of a bucket is over prompts.
+  `verl/trainer/ray_trainer.py`. Known deviations: entropies are those of the whole vocabulary, not of the ten best
+  tokens; triggers are the tokens that were drawn, not the likeliest ones; of the last tokens, which no window follows,
+  the release makes averages that enter its quantile; its mean N of a bucket is over prompts.
 
   Proof: guess: what the paper's form counts, whether its variance is the population's, and n* (ours: `target`).
   """
@@ -72,7 +74,8 @@ def ares(batch: Batch, *, channel: str = 'task', mode: str = 'released', role: s
   if theta is None:
     used, where = (h, whole) if mode == 'released' else (t.stream[entropy], t.sampled)
     each, count = _quantiles(used, where, batch, on, quantile)
-    theta = _median(each, count > 0) if mode == 'released' else jnp.sum(each) / jnp.maximum(jnp.sum(count > 0, dtype=jnp.float32), 1)
+    some = count > 0
+    theta = _median(each, some) if mode == 'released' else jnp.sum(each) / jnp.maximum(jnp.sum(some, dtype=jnp.float32), 1)
   high = whole & t.mask & t.role[role] & ((h >= theta) if mode == 'released' else (h > theta))
   count = tree.fold_down(masked.node_sum(high.astype(jnp.float32), batch), n.parent)
 
@@ -90,7 +93,8 @@ def ares(batch: Batch, *, channel: str = 'task', mode: str = 'released', role: s
 
   if mode == 'paper':
     strength = positive((usual - goal) / (mean(jnp.square(count - usual[bucket])) + eps))[bucket]
-    extra = jnp.where(good > 0, 0., -strength * jnp.select([bucket == 0, bucket == 1], [positive(d), jnp.abs(d)], positive(-d)))
+    off = jnp.select([bucket == 0, bucket == 1], [positive(d), jnp.abs(d)], positive(-d))
+    extra = jnp.where(good > 0, 0., -strength * off)
   else:
     kappa, temp, cap = pick(2., 3., 4.), pick(2., 2.5, 3.), alpha * pick(1., 1., 1.2)
     m = jnp.maximum(1., pick(.15, .25, .35) * jnp.maximum(goal[bucket], 1.))
@@ -106,7 +110,7 @@ def ares(batch: Batch, *, channel: str = 'task', mode: str = 'released', role: s
 
 
 def _behind(x: Array, batch: Batch, window: int) -> tuple[Array, Array]:
-  """(mean of x over the `window` tokens behind each token, whether so many sampled ones of its step follow at once), `[R, T]` each."""
+  """(mean of x over the `window` tokens behind each token, whether so many of its step follow at once), `[R, T]` each."""
   t = batch.tokens
   total, whole = jnp.zeros_like(x), t.sampled
   for k in range(1, window + 1):
@@ -117,7 +121,7 @@ def _behind(x: Array, batch: Batch, window: int) -> tuple[Array, Array]:
 
 
 def _quantiles(x: Array, where: Array, batch: Batch, on: Array, q) -> tuple[Array, Array]:
-  """`[R * T]` by sequence: the quantile of x over its tokens in `where`, linear between two, and how many these are; 0 for others.
+  """`[R * T]` by sequence: (the quantile of x over its tokens in `where`, linear between two; how many these are).
 
   Only sequences count that have an episode of `on` at or below each of their steps.
   """

@@ -10,8 +10,8 @@ from rlx.types import Batch
 writes = ('reward/task',)
 
 
-def keep_penalty(batch: Batch, *, total: float = -0.3, form: str = 'normalised', consistency: float = 0.0, same: str = 'goal',
-                 into: str = 'task') -> Batch:
+def keep_penalty(batch: Batch, *, total: float = -0.3, form: str = 'normalised', consistency: float = 0.0,
+                 same: str = 'goal', into: str = 'task') -> Batch:
   """Adds HiPER's penalties (arXiv:2602.16165) to a reward channel.
 
     normalised: total / T on each step that keeps the plan, T the number of steps of its episode, nothing where T = 1
@@ -25,8 +25,8 @@ def keep_penalty(batch: Batch, *, total: float = -0.3, form: str = 'normalised',
     total: what an episode loses that always keeps: -0.3 on ALFWorld, -3.5 on WebShop.
     form: 'normalised' or 'fixed'.
     consistency: -0.3 where it is used.
-    same: label of the plan, equal = same; 0: the step says none, and neither it nor the next one is inconsistent (label function
-      `block`).
+    same: label of the plan, equal = same; 0: the step says none, and neither it nor the next one is inconsistent (label
+      function `block`).
     into: the channel that is changed.
 
   Returns:

@@ -20,14 +20,16 @@ def test_tagged():
 
 
 def test_switched():
-  texts = '<switch>SWITCH</switch>', 'x <switch> keep\n</switch>', '<switch>KEEP</switch><switch>SWITCH</switch>', '<switch></switch>', 'SWITCH'
+  texts = ('<switch>SWITCH</switch>', 'x <switch> keep\n</switch>', '<switch>KEEP</switch><switch>SWITCH</switch>',
+           '<switch></switch>', 'SWITCH')
   assert labels.switched(steps(*texts)) == [True, False, False, False, False]
   np.testing.assert_array_equal(labels.intern([labels.switched(steps(*texts))]), [1, 0, 0, 0, 0])
   assert labels.switched(steps('<s>old</s>', '<s>KEEP</s>'), tag='s', keep='old') == [False, True]
 
 
 def test_block():
-  texts = '<plan>find a cup</plan>', '<plan>\nfind a cup </plan><plan>x</plan>', '<plan>find a Cup</plan>', '<plan> </plan>', '<plan>x'
+  texts = ('<plan>find a cup</plan>', '<plan>\nfind a cup </plan><plan>x</plan>', '<plan>find a Cup</plan>', '<plan> </plan>',
+           '<plan>x')
   got = labels.block(steps(*texts))
   assert got[0] == got[1] > 0 and got[2] not in (0, got[0]) and got[3:] == [0, 0]
   np.testing.assert_array_equal(labels.intern([got]), got)      # they fit, so 0 stays 0

@@ -28,7 +28,8 @@ def test_what_it_says_it_is():
   assert set(module.rlvmr(Episode(Task('t'), [Node(-1, '', [], True, 'x', [], None, None, {})], [0]))) == {'meta'}
 
 
-@pytest.mark.parametrize('outcome, expected', [(1., [2, 0, 2]), (.1, [2, 0, 2]), (0., [0] * 3), (-1., [0] * 3), (None, [None, 0, None])])
+@pytest.mark.parametrize('outcome, expected', [
+    (1., [2, 0, 2]), (.1, [2, 0, 2]), (0., [0] * 3), (-1., [0] * 3), (None, [None, 0, None])])
 def test_plans_are_paid_by_success(outcome, expected):
   assert paid(say('planning', 'a'), say('monitor', 'b'), say('planning', 'c'), outcome=outcome, planning=2.) == expected
 

@@ -14,13 +14,15 @@ from rlx.transforms.ares import ares
 
 def counting(counts, group, task, **kw):
   """One-step episodes with so many triggers above a threshold of .5 each, windows of one token."""
-  b = toy.batch([-1] * len(counts), group=group, task=task, n_tokens=[c + 1 for c in counts], stream=dict(entropy=1.), role=dict(trigger=1))
+  b = toy.batch([-1] * len(counts), group=group, task=task, n_tokens=[c + 1 for c in counts], stream=dict(entropy=1.),
+                role=dict(trigger=1))
   extra = ares(b, window=1, theta=.5, **kw).nodes.reward['ares'] - b.nodes.reward['task']
   return np.asarray(extra)
 
 
 @pytest.mark.parametrize('task, count, expected', [
-    ([1, 1, 1], 20, -.5), ([1, 1, 1], 11, 0), ([1, 0], 20, -.5), ([1, 0], 12, 0), ([1, 0, 0, 0], 10, .457525), ([1, 0, 0, 0], 2, -.1),
+    ([1, 1, 1], 20, -.5), ([1, 1, 1], 11, 0), ([1, 0], 20, -.5), ([1, 0], 12, 0), ([1, 0, 0, 0], 10, .457525),
+    ([1, 0, 0, 0], 2, -.1),
     # by hand, m = 1.5 | 2.5 | 3.5: easy d = 3: x = 1.5, 1.125 / 4 / 3.5 * .5; medium d = -4: x = 1.5, 2.25 / 6 / 5.5 * .5
     ([1, 1, 1], 13, -.08035714), ([1, 0], 6, -.03409091)])
 def test_released_and_right(task, count, expected):
@@ -64,9 +66,10 @@ def forest(seed):
     i, s = int(b.tokens.node[r, t]), int(b.tokens.segment[r, t])
     k = seen[r, s, i] = seen.get((r, s, i), -1) + 1
     entropy[r, t], marks[r, t] = per_step[i][k], trigger[i][k]
-  tokens = dataclasses.replace(b.tokens, stream=dict(entropy=jnp.asarray(entropy, jnp.float32)), role=dict(trigger=jnp.asarray(marks)))
+  stream, role = dict(entropy=jnp.asarray(entropy, jnp.float32)), dict(trigger=jnp.asarray(marks))
   size = [int(x) for x in np.bincount(np.asarray(b.tokens.node)[np.asarray(b.tokens.mask)], minlength=11)]
-  return dataclasses.replace(b, tokens=tokens), [per_step[i][:size[i]] for i in range(11)], [trigger[i][:size[i]] for i in range(11)]
+  b = dataclasses.replace(b, tokens=dataclasses.replace(b.tokens, stream=stream, role=role))
+  return b, [per_step[i][:size[i]] for i in range(11)], [trigger[i][:size[i]] for i in range(11)]
 
 
 def twin(b, entropy, trigger, *, mode, window=2, quantile=.8, alpha=.5, target=None):
