@@ -10,7 +10,7 @@ from configs import quickstart
 def get_config():
   c = quickstart.get_config()
   c.name = 'dynamo'
-  c.tracks.main.estimator = ('grpo', dict(name='dynamo', most=1.2, least=.6, steep=50., at=.99))
+  c.tracks.main.estimator = ('grpo', dict(name='dynamo', most=1.2, least=.6, steep=50., at=.99, now=''))      # on-policy
   c.tracks.main.selector = ()
   c.tracks.main.loss = (dict(name='ppo_clip', low=.2, high=.28, dual=10.),)
   return c

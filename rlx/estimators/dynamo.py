@@ -7,7 +7,7 @@ from rlx.types import Array, Batch
 
 
 def dynamo(batch: Batch, adv: Array, *, most: float = 1.2, least: float = 0.6, steep: float = 50.0, at: float = 0.99,
-           low: float = 0.2, high: float = 0.28, now: str = '', entropy: str = 'entropy') -> Array:
+           low: float = 0.2, high: float = 0.28, now: str = 'old_logp', entropy: str = 'entropy') -> Array:
   """Gradient-aware advantages (arXiv:2602.19208; modulator, token by token).
 
     A' = A b c
@@ -19,13 +19,13 @@ def dynamo(batch: Batch, adv: Array, *, most: float = 1.2, least: float = 0.6, s
   episode, max and min over all credited tokens of the batch (released: of the microbatch).
 
   Args:
-    batch: reads `tokens.logp`, the streams `entropy` and, if it is named, `now`.
+    batch: reads `tokens.logp`, `stream[now]` and `stream[entropy]`.
     adv: `[N]` or `[R, T]`, of any estimator.
     most, least: bounds of b and c, mu_max and lambda_min; with a strength alpha 1 + alpha and 1 - alpha ('decay5': alpha
       0.4).
     steep, at: gamma and tau; 50 and 0.99 in the released script, 50 and 0.9 in 'decay5'.
     low, high: clip range. The release makes 0.28 of a `high` of 0.2 without a word.
-    now: stream with the log-probability now; '': that of the behaviour, so r = 1 (on-policy data). The release takes it
+    now: stream with the log-probability now (transform `score`); '': that of the behaviour, so r = 1. The release takes it
       anew in every minibatch; here it is taken once, before the updates.
     entropy: stream with the entropy now: 'entropy', the sampler's, or what `score` wrote beside `now`.
 

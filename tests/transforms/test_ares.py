@@ -1,132 +1,156 @@
-"""ARES: numbers of the released reward (shawn0728/ARES@146620e3), and a slow twin of arXiv:2510.08457, sec. 3.2."""
+"""ARES' entropy rewards (arXiv:2510.08457; shawn0728/ARES@146620e3 `reward_function/aepo.py`) and an independent twin.
 
-import dataclasses
-import functools
+What the channel holds is the whole reward, accuracy and the part for exploring, summed along the path. `count` is the number
+of triggers (role 'trigger') whose four following tokens have a mean entropy of at least theta.
+"""
 
-import jax
-import jax.numpy as jnp
+import inspect
+import math
+import random
+
 import numpy as np
 import pytest
 
 from rlx import toy
 from rlx.transforms.ares import ares
+from rlx.types import Stateful
 
 
-def counting(counts, group, task, **kw):
-  """One-step episodes with so many triggers above a threshold of .5 each, windows of one token."""
-  b = toy.batch([-1] * len(counts), group=group, task=task, n_tokens=[c + 1 for c in counts], stream=dict(entropy=1.),
-                role=dict(trigger=1))
-  extra = ares(b, window=1, theta=.5, **kw).nodes.reward['ares'] - b.nodes.reward['task']
-  return np.asarray(extra)
-
-
-@pytest.mark.parametrize('task, count, expected', [
-    ([1, 1, 1], 20, -.5), ([1, 1, 1], 11, 0), ([1, 0], 20, -.5), ([1, 0], 12, 0), ([1, 0, 0, 0], 10, .457525),
-    ([1, 0, 0, 0], 2, -.1),
-    # by hand, m = 1.5 | 2.5 | 3.5: easy d = 3: x = 1.5, 1.125 / 4 / 3.5 * .5; medium d = -4: x = 1.5, 2.25 / 6 / 5.5 * .5
-    ([1, 1, 1], 13, -.08035714), ([1, 0], 6, -.03409091)])
-def test_released_and_right(task, count, expected):
-  got = counting([count] + [10] * (len(task) - 1), 0, task, target=(10, 10, 10))
-  np.testing.assert_allclose(got[0], expected, atol=1e-5)
-
-
-def test_released_and_wrong():
-  # at least sigmoid(0) = 1/2 of the cap .5 .5 .6, times .6 .8 1; d = 6, m = 3.5: sigmoid(2.5 / 3) .6
-  for task, share in ([1, 1, 0], .6), ([1, 0, 0], .8):
-    np.testing.assert_allclose(counting([10, 10, 4], 0, task, target=(10, 10, 10))[2], .5 * .5 * share, atol=1e-6)
-  got = counting([10, 16], 0, [0, 0], target=(10, 10, 10))
-  np.testing.assert_allclose(got, [.3, .6 / (1 + np.exp(-2.5 / 3))], atol=1e-6)
-
-
-def test_paper():
-  # easy, N = 4 6 8, n* = 5: lambda = (6 - 5) / (8 / 3); only the wrong one pays, 3 too many
-  task, lam = [1, 1, 0], 1 / (8 / 3)
-  np.testing.assert_allclose(counting([4, 6, 8], 0, task, mode='paper', target=(5., 0., 0.)), [0, 0, -3 * lam], atol=1e-5)
-  np.testing.assert_allclose(counting([4, 6, 8], 0, task, mode='paper'), 0, atol=1e-6)        # n* = mean N: lambda is 0
-  # hard, N = 2 6 -> mean 4, n* = 3: lambda 1 / 4; too few is fined: 1; medium: 1 right of 2, |d|
-  np.testing.assert_allclose(counting([2, 6], 0, [0, 0], mode='paper', target=(0., 0., 3.)), [-.25, 0], atol=1e-5)
-  np.testing.assert_allclose(counting([6, 2], 0, [1, 0], mode='paper', target=(0., 3., 0.)), [0, -.25], atol=1e-5)
-
-
-PARENT, END = [-1, 0, 0, -1, 3, -1, -1, 6, 6, -1, -1], [0, 1, 2, 0, 1, 3, 0, 1, 0, 1, 1]
-GROUP = [0] * 6 + [1] * 5
-
-
-def forest(seed):
-  """Two prompts, with shared steps, a failed and an abandoned path, an episode without a verdict."""
-  rng = np.random.default_rng(seed)
-  b = toy.batch(PARENT, group=GROUP, end=END, task=rng.integers(0, 2, 11), n_tokens=rng.integers(3, 9, 11), n_obs=1, pack=2,
-                judged=dict(task=np.arange(11) != 9))
-  shape = b.tokens.node.shape
-  entropy = np.zeros(shape)
-  per_step = {i: rng.uniform(size=9) for i in range(11)}      # a shared step has the same numbers in every row
-  trigger = {i: rng.uniform(size=9) < .7 for i in range(11)}
-  marks, seen = np.zeros(shape, bool), {}
-  for r, t in np.argwhere(np.asarray(b.tokens.sampled)):
-    i, s = int(b.tokens.node[r, t]), int(b.tokens.segment[r, t])
-    k = seen[r, s, i] = seen.get((r, s, i), -1) + 1
-    entropy[r, t], marks[r, t] = per_step[i][k], trigger[i][k]
-  stream, role = dict(entropy=jnp.asarray(entropy, jnp.float32)), dict(trigger=jnp.asarray(marks))
-  size = [int(x) for x in np.bincount(np.asarray(b.tokens.node)[np.asarray(b.tokens.mask)], minlength=11)]
-  b = dataclasses.replace(b, tokens=dataclasses.replace(b.tokens, stream=stream, role=role))
-  return b, [per_step[i][:size[i]] for i in range(11)], [trigger[i][:size[i]] for i in range(11)]
-
-
-def twin(b, entropy, trigger, *, mode, window=2, quantile=.8, alpha=.5, target=None):
-  task, parent = np.asarray(b.nodes.reward['task']), PARENT
-  path = lambda i: (path(parent[i]) if parent[i] >= 0 else []) + [i]
-  on = [i for i in range(11) if END[i] in (1, 2) and 9 not in path(i)]
-  windows = lambda i: [(k, np.mean(entropy[i][k + 1:k + 1 + window])) for k in range(len(entropy[i]) - window)]
-  if mode == 'released':
-    each = [[m for s in path(i) for _, m in windows(s)] for i in on]
-    theta = np.median([np.quantile(x, quantile) for x in each if x])
-    counts = lambda m: m >= theta
+def paid(*batches, mode='released', **kw):
+  """reward['ares'] after each batch, `ares` being a transform or a factory of one with memory; and which of the two it is."""
+  kinds = [p.kind for p in inspect.signature(ares).parameters.values()]
+  if inspect.Parameter.POSITIONAL_OR_KEYWORD in kinds:
+    out, memory = [ares(b, mode=mode, **kw) for b in batches], False
   else:
-    theta = np.mean([np.quantile(np.concatenate([entropy[s] for s in path(i)]), quantile) for i in on])
-    counts = lambda m: m > theta
-  number = {i: sum(bool(trigger[s][k]) and counts(m) for s in path(i) for k, m in windows(s)) for i in on}
-  right = {i: sum(task[s] for s in path(i)) >= 1 for i in on}
-  bucket = {}
-  for g in (0, 1):
-    share = np.mean([right[i] for i in on if GROUP[i] == g])
-    bucket.update({i: 0 if share >= 2 / 3 else 1 if share >= 1 / 3 else 2 for i in on if GROUP[i] == g})
-  out = task.copy()
-  for i in on:
-    q = bucket[i]
-    pool = [number[j] for j in on if bucket[j] == q]
-    goal = target[q] if target else round(np.mean(pool)) if mode == 'released' else np.mean(pool)
-    d = number[i] - goal
-    if mode == 'paper':
-      strength = max(0, (np.mean(pool) - goal) / (np.var(pool) + 1e-6))
-      out[i] -= 0 if right[i] else strength * (max(d, 0), abs(d), max(-d, 0))[q]
-      continue
-    m, kappa, temp, cap = max(1, (.15, .25, .35)[q] * max(goal, 1)), (2, 3, 4)[q], (2, 2.5, 3)[q], alpha * (1, 1, 1.2)[q]
-    huber = lambda x: x * x / 2 / kappa if x <= kappa else x - kappa / 2
-    sat = lambda x: cap / (1 + np.exp(-x / temp))
-    if not right[i]:
-      out[i] += sat(max(d - m, 0)) * (.6, .8, 1)[q]
-    elif q == 2:
-      out[i] += sat(d + m) if d >= -m else -min(cap, .5 * huber(-d - m) / (m + kappa) * cap)
-    else:
-      out[i] -= min(cap, huber(max((d, abs(d))[q] - m, 0)) / (m + kappa) * cap)
+    made = ares(mode=mode, **kw)
+    memory = isinstance(made, Stateful)
+    state, out = (made.init() if memory else None), []
+    for b in batches:
+      if memory:
+        state, b = made.update(state, b)
+      else:
+        b = made(b)
+      out.append(b)
+  return [np.asarray(b.nodes.reward['ares']) for b in out], memory
+
+
+def row(count, length):
+  return [1] * count + [0] * (length - count)
+
+
+def batch(right, counts, *, failed=(), every=False, entropy=None):
+  """Prompts of rollouts of one step: `count` triggers with four tokens behind them; `every` token a trigger."""
+  group = [g for g, r in enumerate(right) for _ in r]
+  length = [c + 4 for r in counts for c in r]
+  wide = max(length)
+  h = [[.5] * n for n in length] if entropy is None else entropy
+  fill = lambda x: x + [0] * (wide - len(x))
+  return toy.batch([-1] * len(group), group=group, n_tokens=length, task=[x for r in right for x in r],
+                   end=[3 if i in failed else 1 for i in range(len(group))], stream=dict(entropy=[fill(x) for x in h]),
+                   role=dict(trigger=[fill(row(n if every else n - 4, n)) for n in length]))
+
+
+def reward(right, count, target, kind, alpha=.5):
+  """acc + E of one rollout."""
+  at = ('easy', 'medium', 'hard').index(kind)
+  margin, kappa, heat = max(1., (.15, .25, .35)[at] * target), (2, 3, 4)[at], (2, 2.5, 3)[at]
+  cap, d = alpha * (1, 1, 1.2)[at], count - target
+  huber = lambda x: x * x / (2 * kappa) if x <= kappa else x - kappa / 2
+  sat = lambda x: 1 / (1 + math.exp(-x / heat))
+  over = max(d - margin, 0.)
+  if not right:
+    return sat(over) * cap * (.6, .8, 1.)[at]
+  if kind == 'hard':
+    return 1 + (sat(d + margin) * cap if d >= -margin else -min(cap, .5 * huber(-d - margin) / (margin + kappa) * cap))
+  return 1 - min(cap, huber(over if kind == 'easy' else max(abs(d) - margin, 0.)) / (margin + kappa) * cap)
+
+
+def kind_of(right):
+  accuracy = sum(right) / len(right)
+  return 'easy' if accuracy >= 2 / 3 else 'medium' if accuracy >= 1 / 3 else 'hard'
+
+
+def twin(right, counts):
+  kinds, out = [kind_of(r) for r in right], []
+  for r, c, kind in zip(right, counts, kinds):
+    same = [x for xs, k in zip(counts, kinds) for x in xs if k == kind]
+    out += [reward(x, y, round(sum(same) / len(same)), kind) for x, y in zip(r, c)]
   return out
 
 
-@pytest.mark.parametrize('mode', [dict(mode='released'), dict(mode='paper'), dict(mode='paper', target=(.5, .25, 1.)),
-                                  dict(mode='released', alpha=.25, target=(1, 2, 3))], ids=str)
-def test_twin(mode):
-  run = jax.jit(functools.partial(ares, window=2, quantile=.8, **mode))
-  for seed in range(12):
-    b, entropy, trigger = forest(seed)
-    wide = 72      # one shape
-    b = dataclasses.replace(b, tokens=jax.tree.map(
-        lambda x: jnp.pad(x, ((0, 0), (0, wide - x.shape[1])), constant_values=0 if x.dtype != jnp.int32 else -1), b.tokens))
-    got = run(b).nodes
-    np.testing.assert_allclose(got.reward['ares'], twin(b, entropy, trigger, **mode), atol=2e-5)
-    np.testing.assert_array_equal(got.judged['ares'], b.nodes.judged['task'])
-    np.testing.assert_array_equal(got.reward['task'], b.nodes.reward['task'])
+# every bucket's mean count is 10; accuracy 1, 1/2 and 1/4
+RIGHT = [[1] * 4, [1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
+COUNTS = [[20, 11, 5, 4], [20, 2, 8, 10], [10, 10, 10, 10], [2, 18, 10, 10]]
 
 
-def test_no_such_mode():
-  with pytest.raises(ValueError, match="'released' or 'paper', not 'x'"):
-    counting([1], 0, [1], mode='x')
+def test_worked_example():
+  # executed for n* = 10, alpha .5: right and easy -.5 (n = 20) and 0 (11), medium -.5 (20), hard .457525 (10) and -.1 (2);
+  # by hand: easy n = 5 and 4 are no excess; medium n = 2: 5.5 - 1.5 over 2.5 + 3, times .5 is .363636;
+  # wrong: sat(0) = .5 of .5 x .8 = .2 and of .6 = .3; n = 18: sat(8 - 3.5) = .817574 of .6 = .490545
+  want = [.5, 1, 1, 1, .5, 1 - .363636, .2, .2, 1.457525, .3, .3, .3, .9, .490545, .3, .3]
+  np.testing.assert_allclose(twin(RIGHT, COUNTS), want, atol=1e-6)
+  got, _ = paid(batch(RIGHT, COUNTS))
+  np.testing.assert_allclose(got[0], want, atol=1e-5)
+
+
+def test_failed_rollouts_count_nowhere():
+  right, counts = [*RIGHT[:3], [*RIGHT[3], 1, 1]], [*COUNTS[:3], [*COUNTS[3], 25, 1]]
+  got, _ = paid(batch(right, counts, failed=(16, 17)))
+  np.testing.assert_allclose(got[0][:16], twin(RIGHT, COUNTS), atol=1e-5)
+
+
+def test_a_trigger_without_four_tokens_behind_it_is_none():
+  # easy: n = 3 and 9, n* = 6, margin 1: d = 3 is 2 too many, 2^2 / 4 over 1 + 2, times .5 is 1/6; three more at the end
+  b = batch([[1, 1]], [[3, 9]])
+  role = np.array(b.tokens.role['trigger'])
+  role[0, 4:7] = True
+  role[1, 10:13] = True
+  got, _ = paid(toy.batch([-1, -1], n_tokens=[7, 13], task=1, stream=dict(entropy=.5), role=dict(trigger=role)))
+  np.testing.assert_allclose(got[0], [1., 1 - 1 / 6], atol=1e-5)
+
+
+def test_a_rollout_of_several_turns():
+  # the same two counts; the second rollout's 9 are 5 in its first turn and 4 in its second, an observation between
+  role = np.zeros((2, 18), bool)
+  role[0, :3], role[1, :5], role[1, 10:14] = True, True, True
+  got, _ = paid(toy.batch([-1, -1, 1], n_tokens=[7, 9, 8], n_obs=[0, 0, 1], task=[1, 0, 1], stream=dict(entropy=.5),
+                          role=dict(trigger=role)))
+  np.testing.assert_allclose([got[0][0], got[0][1] + got[0][2]], [1., 1 - 1 / 6], atol=1e-5)
+
+
+def test_theta():
+  """Every token a trigger: theta is the median over rollouts of the 95th percentile of window means; then its running mean."""
+  rng = random.Random(0)
+  right = [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0, 0]]      # 13 rollouts, so the median is one of them
+  before, answers = None, []
+  for _ in range(3):
+    lengths = [rng.randint(16, 24) for r in right for _ in r]
+    scales = [rng.uniform(.6, 2) for _ in lengths]
+    h = [[rng.uniform(0, scale) for _ in range(n)] for n, scale in zip(lengths, scales)]
+    means = [[sum(x[i + 1:i + 5]) / 4 for i in range(len(x) - 4)] for x in h]
+    now = sorted(np.percentile(m, 95) for m in means)[len(means) // 2]
+    answers.append((lengths, h, means, now))
+  made = [batch(right, [[n - 4 for n in lengths[sum(map(len, right[:g])):][:len(r)]] for g, r in enumerate(right)],
+                every=True, entropy=h) for lengths, h, *_ in answers]
+  got, memory = paid(*made)
+  for paid_now, (_, _, means, now) in zip(got, answers):
+    before = now if before is None or not memory else .99 * before + .01 * now
+    assert min(abs(x - before) for m in means for x in m) > 1e-5      # rounding decides nothing
+    count = iter([sum(x >= before for x in m) for m in means])
+    counts = [[next(count) for _ in r] for r in right]
+    assert len({c for r in counts for c in r}) > 2
+    np.testing.assert_allclose(paid_now, twin(right, counts), atol=1e-5)
+
+
+def test_the_paper_leaves_right_answers_alone_and_never_pays_wrong_ones():
+  # R = acc - 1[wrong] lambda g with lambda, g >= 0; with the batch's own mean as target lambda is 0
+  got, _ = paid(batch(RIGHT, COUNTS), batch(RIGHT, [c[::-1] for c in COUNTS]), mode='paper')
+  right = np.asarray([x for r in RIGHT for x in r])
+  for x in got:
+    np.testing.assert_allclose(x[right == 1], 1., atol=1e-6)
+    assert np.isfinite(x).all() and (x[right == 0] <= 1e-6).all()
+
+
+def test_unknown_mode():
+  with pytest.raises(ValueError):
+    paid(batch(RIGHT, COUNTS), mode='other')
