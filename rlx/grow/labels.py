@@ -82,7 +82,7 @@ def switched(nodes: Sequence[Node], *, tag: str = 'switch', keep: str = 'KEEP') 
 
 
 def block(nodes: Sequence[Node], *, tag: str = 'plan') -> list[Hashable]:
-  """What a step says in its first `<tag> ... </tag>`, as a number above 0: a hash of the text, spaces at its ends aside. 0: nothing.
+  """What a step says in its first `<tag> ... </tag>`, as a number: a hash of it, above 0; 0 where it says nothing.
 
   Args:
     nodes: steps of one prompt.

@@ -138,7 +138,8 @@ def test_cut_off():
 
 
 def test_the_form_of_the_paper():
-  # (q - b)(V^hi - V^lo), b the probability of SWITCH: KEEP was said with .8, SWITCH with .9, KEEP with .5; turn 0 has no plan to leave
+  # (q - b)(V^hi - V^lo), b the probability of SWITCH: KEEP was said with .8, SWITCH with .9, KEEP with .5;
+  # turn 0 has no plan to leave
   logp = np.log([[1., 1, 1, 1, .8, 1, 1, 1, .9, 1, 1, 1, .5, 1, 1, 1]])
   batch = worked(stream={f'value/{k}': x for k, x in V.items()}, logp=logp)
   got = forests.run(hiper, batch, gamma=.9, lam=.95, norm=False, switch='paper')
