@@ -8,13 +8,15 @@ import collections
 import difflib
 import itertools
 import operator
+import re
+import zlib
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 from rlx.types import Node
 
-__all__ = ('named', 'exact', 'normalised', 'drawn', 'similar')
+__all__ = ('named', 'exact', 'normalised', 'block', 'drawn', 'similar', 'switched', 'tagged')
 
 
 def named(nodes: Sequence[Node], *, name: str) -> list[Hashable]:
@@ -25,7 +27,8 @@ def named(nodes: Sequence[Node], *, name: str) -> list[Hashable]:
 def exact(nodes: Sequence[Node], *, of: str = 'obs') -> list[Hashable]:
   """The text itself (the anchors of GiGPO, arXiv:2505.10978, use the observation).
 
-  A piece that a segmenter cut off has no observation of its own: with 'obs' it is what the piece before it is, with that one's ids.
+  A piece that a segmenter cut off has no observation of its own: with 'obs' it is what the piece before it is, with that
+  one's ids.
 
   Args:
     nodes: steps of one prompt.
@@ -101,6 +104,47 @@ def similar(nodes: Sequence[Node], *, of: str = 'obs', threshold: float = 0.95) 
     return head[t]
 
   return [first(t) for t in exact(nodes, of=of)]
+
+
+def tagged(nodes: Sequence[Node], *, tags: Sequence[str] = ('planning', 'explore', 'reflection', 'monitor'),
+           valid: str = 'valid') -> list[Hashable]:
+  """The first of `tags` that opens in the text of a step, 'none' where none does (RLVMR, arXiv:2507.22844).
+
+  Args:
+    nodes: steps of one prompt.
+    tags: names, the strongest first: a step with several has the first of them, wherever it stands.
+    valid: metric that is 0 on a malformed action, which has no tag.
+  """
+  of = lambda n: next((t for t in tags if f'<{t}>' in n.text), 'none')
+  return [of(n) if n.metrics.get(valid, 1.) > 0 else 'none' for n in nodes]
+
+
+def switched(nodes: Sequence[Node], *, tag: str = 'switch', keep: str = 'KEEP') -> list[Hashable]:
+  """True where a step says in its first `<tag> ... </tag>` something else than `keep`, case aside (HiPER, arXiv:2602.16165).
+
+  Args:
+    nodes: steps of one prompt.
+    tag: the block that decides; without it, or where it is empty, the step keeps.
+    keep: what is said to keep.
+  """
+  said = [_inside(n.text, tag) for n in nodes]
+  return [s != '' and s.upper() != keep.upper() for s in said]
+
+
+def block(nodes: Sequence[Node], *, tag: str = 'plan') -> list[Hashable]:
+  """What a step says in its first `<tag> ... </tag>`, as a number: a hash of it, above 0; 0 where it says nothing.
+
+  Args:
+    nodes: steps of one prompt.
+    tag: name of the block.
+  """
+  said = [_inside(n.text, tag) for n in nodes]
+  return [1 + zlib.crc32(s.encode()) % (2**31 - 1) if s else 0 for s in said]
+
+
+def _inside(text, tag):
+  found = re.search(f'<{re.escape(tag)}>(.*?)</{re.escape(tag)}>', text, re.DOTALL)
+  return found[1].strip() if found else ''
 
 
 def intern(columns: Sequence[Sequence[Hashable]]) -> np.ndarray:
