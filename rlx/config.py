@@ -129,6 +129,8 @@ def build(kind: str, spec: Any) -> Bound:
     raise ConfigError(f"{kind} '{name}' needs {_listed(missing)}.")
   takes = frozenset(k for k in known if k in RUNTIME and k not in keywords)
   writes = getattr(fn, 'writes', None) or getattr(sys.modules.get(getattr(fn, '__module__', '')), 'writes', ())
+  if callable(writes):      # they depend on its keywords
+    writes = writes(**static)
   places = tuple(p.name for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
   return Bound(name, fn, static, traced, takes, tuple(writes), places)
 

@@ -295,6 +295,11 @@ class Score(NamedTuple):
   nodes: Sequence[int]
 
 
+class Cut(NamedTuple):
+  """An explorer's third wish: the paths that stand at `nodes` end there, cut off (end 2), so that they are episodes and get credit."""
+  nodes: Sequence[int]             # steps that go on, below which nothing stands or grows
+
+
 class View(NamedTuple):
   """What explorers and probes see of a prompt: tree columns, text, per-token numbers, rewards so far."""
   task: Task
@@ -304,7 +309,7 @@ class View(NamedTuple):
 
 
 class Explorer(NamedTuple):
-  """`init(task) -> S`; `expand(S, view, seed) -> (S, [Expand | Score])`; done = nothing returned and nothing running.
+  """`init(task) -> S`; `expand(S, view, seed) -> (S, [Expand | Score | Cut])`; done = nothing returned and nothing running.
 
   `seed` is a tuple of ints for `np.random.default_rng`.
   """
