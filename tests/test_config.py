@@ -85,7 +85,7 @@ def test_what_the_loop_supplies_is_given_to_those_who_ask():
 
 
 def test_unknown_keywords_list_what_there_is():
-  takes = 'it takes channel, clip, ddof, eps, singleton, std'
+  takes = 'it takes channel, clip, ddof, eps, singleton, std, vectorised'
   with pytest.raises(ConfigError, match=rf"estimator 'grpo' has no keyword 'ddoff'; {takes}\. Did you mean 'ddof'\?"):
     build('estimator', dict(name='grpo', ddoff=1))
   with pytest.raises(ConfigError, match="loss 'entropy' has no keyword 'zz'; it takes nothing.$"):
