@@ -73,7 +73,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
       kept = courses.first_states(phase, world)
       if resumed is not None:
         kept, resumed = checkpoint.restore(folder, kept, step=resumed)[0], None
-      states, frozen = kept['states'], kept['frozen']
+      states, frozen, memory = kept['states'], kept['frozen'], kept.get('memory', [()] * len(phase.transforms))
       bases = courses.bases(phase, world)
       if course.drawn is None:
         course.drawn = phase.curriculum.init()
@@ -135,7 +135,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
         for part in packed:
           batch = steps.put(part.batch, world.mesh)
           if fns.transform:
-            batch = fns.transform(now(), batch, [t.floats(course.total) for t in phase.transforms], np.int32(course.total), key)
+            batch, memory = fns.transform(now(), memory, batch, [t.floats(course.total) for t in phase.transforms], np.int32(course.total), key)
           for learner in phase.learners:
             if course.total % learner.every:
               continue
@@ -195,7 +195,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
             world = world._replace(models={n: m._replace(params=now()[n]) for n, m in world.models.items()})
             keep = courses.first_states(phases[number + 1], world)
           else:
-            keep = dict(states=states, frozen=frozen)
+            keep = dict(states=states, frozen=frozen, **({'memory': memory} if 'memory' in kept else {}))
           saves = phase.config.checkpoint
           best = record.get(saves.best) if saves.best else None
           checkpoint.save(folder, course.total, keep, keep=saves.keep, best=best,

@@ -49,12 +49,13 @@ def train(env: DeviceEnv, recipe: Recipe, key: Array, *, hypers: Mapping, update
   first = rollout_jax.init(env)
 
   def update(state, i):
-    params, moments, carry = state
+    params, moments, carry, memory = state
     own = jax.random.fold_in(key, i)
     batch = rollout_jax.rollout(env, params, prompts, own, width=width, fork=recipe.fork, greedy=recipe.greedy)
     runtime = dict(step=i, key=jax.random.fold_in(own, 1), models={})
-    for t in recipe.transforms:
-      batch = t.call(batch, **{k: v for k, v in runtime.items() if k in t.takes})
+    memory = list(memory)
+    for j, t in enumerate(recipe.transforms):
+      memory[j], batch = objective.apply(t, t.floats(), memory[j], batch, **runtime)
     batch, credits, carry = objective.credit(recipe.tracks, hypers, carry, batch, **runtime)
     weight = objective.weights(recipe.tracks, hypers, batch, credits)
     carry, stats = objective.prepare(recipe.tracks, hypers, carry, _out(env, params, batch), batch, credits, runtime['key'])
@@ -69,9 +70,9 @@ def train(env: DeviceEnv, recipe: Recipe, key: Array, *, hypers: Mapping, update
     if recipe.greedy:
       on &= batch.nodes.label['drawn'] > 0
     success = jnp.sum(jnp.where(on, ret, 0.)) / jnp.maximum(jnp.sum(on, dtype=jnp.float32), 1.)
-    return (optax.apply_updates(params, steps), moments, carry), success
+    return (optax.apply_updates(params, steps), moments, carry, memory), success
 
-  start = first, tx.init(first), objective.init(recipe.tracks)
+  start = first, tx.init(first), objective.init(recipe.tracks), objective.memory(recipe.transforms)
   return jax.lax.scan(update, start, jnp.arange(updates, dtype=jnp.int32))[1]
 
 
