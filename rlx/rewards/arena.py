@@ -25,8 +25,8 @@ Give each a score from 0 to 10. End with one line that holds the two scores and 
 SCORES = r'^[ \t]*(-?\d+(?:\.\d+)?)[ \t,;:]+(-?\d+(?:\.\d+)?)[ \t]*$'
 
 
-async def arena(episodes: Sequence[Episode], *, judge: Callable[[str], str | None | Awaitable[str | None]], prompt: str = PROMPT,
-                scores: str = SCORES, into: str = 'task') -> list[dict]:
+def arena(episodes: Sequence[Episode], *, judge: Callable[[str], str | None | Awaitable[str | None]], prompt: str = PROMPT,
+          scores: str = SCORES, into: str = 'task') -> Awaitable[list[dict]]:
   """Pays ranks of a seeded single elimination (ArenaRL, arXiv:2601.06487).
 
     reward_i = 1 - rank_i / (N - 1),   rank 0 for the champion
@@ -48,7 +48,7 @@ async def arena(episodes: Sequence[Episode], *, judge: Callable[[str], str | Non
     into: channel: 'task', or 'vote' where the environment pays 'task' itself.
 
   Returns:
-    {into: one float a step} for each episode, on its last step; no verdict for any of them where the judge, a single time, gave no
+    A coroutine of {into: one float a step} for each episode, on its last step; no verdict for any of them where the judge, a single time, gave no
     answer or no scores. The only episode of a prompt gets 1, and nobody is asked.
 
   Raises:
@@ -58,13 +58,20 @@ async def arena(episodes: Sequence[Episode], *, judge: Callable[[str], str | Non
 
   Proof: twin.
   """
+  on_last((), (), into)
+  return _ranked(episodes, judge, prompt, re.compile(scores, re.MULTILINE), into)
+
+
+arena.grain = 'group'
+
+
+async def _ranked(episodes, judge, prompt, scores, into):
   said = [''.join([e.nodes[0].text, *(n.obs + n.text for n in e.nodes[1:])]) for e in episodes]
 
   async def ask(i, j):
-    text = prompt.format(task=episodes[0].nodes[0].obs, first=said[i], second=said[j])
-    answer = judge(text)
+    answer = judge(prompt.format(task=episodes[0].nodes[0].obs, first=said[i], second=said[j]))
     answer = await answer if inspect.isawaitable(answer) else answer
-    found = re.findall(scores, answer or '', re.MULTILINE)
+    found = scores.findall(answer or '')
     return tuple(map(float, found[-1])) if found else None
 
   async def meet(pairs):      # both orders of each pair, all at once
@@ -74,9 +81,6 @@ async def arena(episodes: Sequence[Episode], *, judge: Callable[[str], str | Non
   n = len(episodes)
   ranks = await tournament(n, meet)
   return on_last(episodes, [None] * n if ranks is None else [1 - r / max(n - 1, 1) for r in ranks], into)
-
-
-arena.grain = 'group'
 
 
 async def tournament(n: int, meet: Callable[[Sequence[tuple[int, int]]], Awaitable[Sequence[tuple[float, float]] | None]]) -> list[int] | None:

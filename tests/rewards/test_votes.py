@@ -142,6 +142,11 @@ def test_the_place_in_the_prompt_does_not_matter():
   assert run(1, 2, 3, judge=judge)[0] == [.5, 0, 1] and run(2, 4, 1, 3, judge=judge)[0] == run(2, 4, 1, 3)[0]
 
 
+def test_arena_writes_task_or_vote():
+  with pytest.raises(ValueError, match="into is 'task' or 'vote'"):
+    arena([], judge=len, into='rank')
+
+
 def test_no_verdict_for_anybody():
   async def silent(text):
     return None if 'First answer:\n2' in text else '1, 2'
