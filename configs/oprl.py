@@ -19,5 +19,5 @@ def get_config():
       'buckets': (dict(rows=160, width=128, nodes=1024, prompts=32, actions=64),),      # a row holds one prompt only
       'tracks.main.estimator': (dict(name='oprl', beta=.05, weight=1., baseline='rloo'),), 'tracks.main.selector': (),
       'learners': learner(unit='group', minibatch=24, tx=dict(name='adamw', learning_rate=1e-4),
-                          tracks=dict(main=dict(estimator=('ones',), average='token_mean', loss=(dict(name='trajectory_dpo', beta=.05),))))})
+                          tracks=dict(main=dict(estimator=('ones',), average='seq_mean', loss=(dict(name='trajectory_dpo', beta=.05),))))})
   return c

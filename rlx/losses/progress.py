@@ -3,17 +3,18 @@
 import jax
 import jax.numpy as jnp
 
-from rlx import masked, tree
+from rlx import along, masked, tree
 from rlx.types import Array, Loss, Tokens
 
 
 def progress(*, head: str = 'progress', channel: str = 'task') -> Loss:
-  """Squared error of a sum of contributions (arXiv:2505.20732), on every token of an episode's sequence.
+  """Squared error of a sum of contributions (arXiv:2505.20732).
 
-    l = (sum over the steps of an episode of c_s - R)^2,   c_s: the head's value at the last sampled token of the step
+    l = mean over episodes of (sum over the steps of c_s - R)^2,   c_s: the head's value at the last trained token of the step
 
-  With the average `seq_mean` the loss is the mean over episodes. A row must hold whole paths (`rows='paths'`, an append-only context);
-  a step that several paths share learns from each of them, wherever it is trained. A sequence whose episode has no verdict gives 0.
+  `prepare` finds the loss of the minibatch and its exact slope by each c; with the average `seq_mean` both are what they should be. Where
+  paths share steps, or a step has a row of its own, the learner needs `unit='path'`: a path is whole, or its sum lacks something. An episode
+  without a verdict, and one whose last step is not in the minibatch, is not fitted.
 
   Args:
     head: the head c; a linear one reads hidden states (the release: the logits of the last token).
@@ -23,24 +24,26 @@ def progress(*, head: str = 'progress', channel: str = 'task') -> Loss:
 
   Proof: twin.
   """
+  def prepare(state, out, batch, adv, key):
+    del adv, key
+    n, t = batch.nodes, batch.tokens
+    last = along.last_token(batch)
+    ret, on = tree.returns(n, channel)
+    on &= masked.node_sum(jnp.ones_like(t.logp), batch) > 0
+    total = tree.fold_down(masked.node_sum(jnp.where(last, out.value[head], 0.), batch), n.parent)
+    miss, count = jnp.where(on, total - ret, 0.), jnp.maximum(jnp.sum(on, dtype=jnp.float32), 1)
+    slope = tree.above(tree.fold_up(2 * miss / count, n.parent), t.node, 0.)
+    return state, (jnp.sum(jnp.square(miss)) / count, jnp.where(last, slope, 0.) * shares(t))
+
   def term(out, batch, adv, stats):
-    del adv, stats
-    t = batch.tokens
-    ret, on = tree.returns(batch.nodes, channel)
-    last = last_sampled(t)
-    end = last & tree.above(on, t.node, False)
-    total = lambda x: masked.segment_sum(x, t, over='path')
-    miss = total(jnp.where(last, out.value[head], 0.)) - total(jnp.where(end, tree.above(ret, t.node, 0.), 0.))
-    return jnp.where(t.mask & (total(end.astype(jnp.float32)) > 0), jnp.square(miss), 0.)
-  return Loss(term, heads=(head,))
+    del adv
+    loss, slope = stats
+    c = out.value[head]
+    return jnp.where(batch.tokens.mask, loss + slope * (c - jax.lax.stop_gradient(c)), 0.)
+  return Loss(term, prepare, heads=(head,))
 
 
-def last_sampled(tokens: Tokens) -> Array:
-  """`[R, T]` bool: the last sampled token of each step, in every sequence that has it (`along.last_token`: where it is trained)."""
-  rows, width = tokens.node.shape
-  index = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), (rows, width))
-  after = jax.lax.cummin(jnp.where(tokens.sampled, index, width), axis=1, reverse=True)
-  after = jnp.pad(after[:, 1:], ((0, 0), (0, 1)), constant_values=width)      # the next sampled token of the row
-  at = lambda x: jnp.take_along_axis(x, jnp.minimum(after, width - 1), axis=1)
-  same = (after < width) & (at(tokens.node) == tokens.node) & (at(tokens.segment) == tokens.segment)
-  return tokens.sampled & ~same
+def shares(tokens: Tokens) -> Array:
+  """`[R, T]` 1 / what a kept token counts in the average `seq_mean`: the slope of a loss times this is the slope of its term."""
+  own = jnp.maximum(masked.segment_sum(jnp.ones_like(tokens.logp), tokens, over='owned'), 1)
+  return own * jnp.sum(jnp.where(tokens.mask, 1 / own, 0.))

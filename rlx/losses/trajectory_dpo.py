@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from rlx import masked, tree
 from rlx.estimators.riskpo import numbered
+from rlx.losses.progress import shares
 from rlx.types import Loss
 
 
@@ -14,9 +15,9 @@ def trajectory_dpo(*, channel: str = 'task', ref: str = 'logp', beta: float = 0.
     l = mean over pairs of -log sigmoid(Q_success - Q_failure)
     Q = beta mean over the steps of an episode of sum over their tokens of (logp - ref)
 
-  The gradient needs all of a prompt's episodes: set the learner's `unit='group'`, and leave its average at 'token_mean'. `prepare` finds Q, the
-  loss and its exact slope by each logp; a token's value is the loss, its gradient that slope times the number of kept tokens. The pairs
-  of a minibatch count alike, prompts without both outcomes have none; without any the loss is 0.
+  `prepare` finds Q, the loss of the minibatch and its exact slope by each logp; with the average `seq_mean` both are what they should be. A
+  pair needs both of its episodes, so set the learner's `unit='group'`. The pairs of a minibatch count alike, prompts without both
+  outcomes have none; without any the loss is 0.
 
   Args:
     channel: reward channel of the outcome.
@@ -52,7 +53,7 @@ def trajectory_dpo(*, channel: str = 'task', ref: str = 'logp', beta: float = 0.
     loss, pairs, slope = jax.lax.fori_loop(0, most, against, (jnp.float32(0), jnp.float32(0), jnp.zeros(size)))
     pairs = jnp.maximum(pairs, 1)
     slope = tree.fold_up(jnp.where(on, slope / pairs * beta / steps, 0.), n.parent)
-    return state, (loss / pairs, masked.to_tokens(slope, t) * jnp.sum(t.mask, dtype=jnp.float32))
+    return state, (loss / pairs, masked.to_tokens(slope, t) * shares(t))
 
   def term(out, batch, adv, stats):
     del adv

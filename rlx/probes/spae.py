@@ -10,7 +10,7 @@ writes = ('value/conf', 'value/acc')
 
 
 def spae(view: View, *, key: str = 'answer', before: str = '**Final Answer**\n\\boxed{', samples: int = 5, limit: int = 10,
-         form: str = 'paper') -> Sequence[Probe]:
+         mode: str = 'paper') -> Sequence[Probe]:
   """Confidence and accuracy of an answer forced below each step (arXiv:2601.03823).
 
     conf = mean over samples of exp(-mean_l H_l)       H: entropies of a continuation of `before`
@@ -25,22 +25,22 @@ def spae(view: View, *, key: str = 'answer', before: str = '**Final Answer**\n\\
     before: text forced in front of the answer.
     samples: continuations of it a step.
     limit: tokens of a continuation.
-    form: 'paper', or 'released': exp(-sum_l H_l) / L and exp(sum_m log pi) / M, the exponential taken of the sum.
+    mode: 'paper', or 'released': exp(-sum_l H_l) / L and exp(sum_m log pi) / M, the exponential taken of the sum.
 
   Raises:
-    ValueError: the task has no answer under that key; no such form.
+    ValueError: the task has no answer under that key; no such mode.
 
   Source: cii030/SPAE-RL@ed529f8a `inference/probe_mechanism_example.py` (entropies of the 20 likeliest tokens there, of all here).
 
   Proof: twin.
   """
-  if form not in ('paper', 'released'):
-    raise ValueError(f"form is 'paper' or 'released', not {form!r}.")
+  if mode not in ('paper', 'released'):
+    raise ValueError(f"mode is 'paper' or 'released', not {mode!r}.")
   data = view.task.data
   gold = data.get(key) if isinstance(data, Mapping) else getattr(data, key, None)
   if gold is None:
     raise ValueError(f"spae needs tasks whose data has '{key}', as a field or a key; task '{view.task.id}' has none.")
-  conf, acc = (confidence, accuracy) if form == 'paper' else (released_confidence, released_accuracy)
+  conf, acc = (confidence, accuracy) if mode == 'paper' else (released_confidence, released_accuracy)
   asked = [i for i, n in enumerate(view.nodes) if n.end != 3]
   return [*(Probe(node=i, name='conf', suffix=before, score_from=len(before), samples=samples, limit=limit, reduce=conf) for i in asked),
           *(Probe(node=i, name='acc', suffix=before + str(gold), score_from=len(before), reduce=acc) for i in asked)]

@@ -74,24 +74,24 @@ async def _ranked(episodes, judge, prompt, scores, into):
     found = scores.findall(answer or '')
     return tuple(map(float, found[-1])) if found else None
 
-  async def meet(pairs):      # both orders of each pair, all at once
-    got = await asyncio.gather(*(ask(*p) for i, j in pairs for p in ((i, j), (j, i))))
-    return None if None in got else [(a[0] + b[1], a[1] + b[0]) for a, b in zip(got[::2], got[1::2], strict=True)]
+  async def compare(i, j):
+    one, other = await asyncio.gather(ask(i, j), ask(j, i))
+    return None if one is None or other is None else (one[0] + other[1], one[1] + other[0])
 
   n = len(episodes)
-  ranks = await tournament(n, meet)
+  ranks = await tournament(n, compare)
   return on_last(episodes, [None] * n if ranks is None else [1 - r / max(n - 1, 1) for r in ranks], into)
 
 
-async def tournament(n: int, meet: Callable[[Sequence[tuple[int, int]]], Awaitable[Sequence[tuple[float, float]] | None]]) -> list[int] | None:
-  """The rank of each of n players, from 0; `meet(pairs)` gives the two scores of each pair. None where it gives None."""
+async def tournament(n: int, compare: Callable[[int, int], Awaitable[tuple[float, float] | None]]) -> list[int] | None:
+  """The rank of each of n players, from 0; `compare(i, j)` gives the scores of i and j. None where it gives None a single time."""
   every: list[list[float]] = [[] for _ in range(n)]
   mean = lambda i: sum(every[i]) / max(len(every[i]), 1)
   alive, out, seeded = list(range(n)), [], False
   while len(alive) > 1:
     pairs = list(zip(alive[::2], alive[1::2], strict=False)) if seeded else [(0, i) for i in range(1, n)]
-    results = await meet(pairs)
-    if results is None:
+    results = await asyncio.gather(*(compare(i, j) for i, j in pairs))
+    if None in results:
       return None
     for pair, result in zip(pairs, results, strict=True):
       for player, score in zip(pair, result, strict=True):

@@ -55,35 +55,40 @@ def scope_ttrl(episodes: Sequence[Episode], *, answer: str | None = None, of: st
   sure = [float(np.mean([np.mean(c) for node in e.nodes for c in _steps(node, confidence, breaks)] or [0.])) for e in episodes]
   rng = random.Random(zlib.crc32(repr((salt, episodes[0].task.id, [e.text for e in episodes])).encode()))
 
+  def label():
+    voters = sorted(rng.sample(range(n), min(votes, n)))
+    return vote([said[i] for i in voters], [sure[i] for i in voters])
+
   def draw(size):
-    labels = [vote(said, sure, rng.sample(range(n), min(votes, n))) for _ in range(n // size)]
+    labels = [label() for _ in range(n // size)]
     paid = [float(a is not None and a == labels[i // size]) for i, a in enumerate(said)]
     return paid, sum(paid) / n, len(set(labels))
-  best = chosen([draw(s)[1:] for s in sizes], weight)
-  return on_last(episodes, draw(sizes[best])[0], into)
+  _, rho, delta = zip(*map(draw, sizes), strict=True)
+  return on_last(episodes, draw(sizes[choose(rho, delta, weight)])[0], into)
 
 
 scope_ttrl.grain = 'group'
 
 
-def vote(said: Sequence[str | None], sure: Sequence[float], voters: Sequence[int]) -> str | None:
-  """The answer with the largest sum of confidences among the voters; None where none of them has one. A tie goes to the first episode's."""
+def vote(said: Sequence[str | None], sure: Sequence[float]) -> str | None:
+  """The answer with the largest sum of confidences; None where there is none. A tie goes to the one that came first."""
   score: dict[str, float] = {}
-  for i in sorted(voters):
-    if said[i] is not None:
-      score[said[i]] = score.get(said[i], 0.) + sure[i]
+  for answer, confidence in zip(said, sure, strict=True):
+    if answer is not None:
+      score[answer] = score.get(answer, 0.) + confidence
   return max(score, key=score.__getitem__) if score else None
 
 
-def chosen(found: Sequence[tuple[float, float]], weight: float) -> int:
-  """Which (rho, delta) is nearest to the best of both, of those that no other beats; the first of equal ones."""
+def choose(rho: Sequence[float], delta: Sequence[float], weight: float) -> int:
+  """Which size is nearest to the best of both, of those that no other beats; the first of equal ones."""
+  found = list(zip(rho, delta, strict=True))
   beats = lambda a, b: a[0] >= b[0] and a[1] >= b[1] and a != b
   front = [i for i, b in enumerate(found) if not any(beats(a, b) for a in found)]
-  scaled = []
-  for k in (0, 1):
-    x = [found[i][k] for i in front]
-    scaled.append([(v - min(x)) / (max(x) - min(x) + 1e-8) for v in x])
-  far = [math.sqrt(weight * (1 - r)**2 + (1 - weight) * (1 - d)**2) for r, d in zip(*scaled, strict=True)]
+
+  def short(x):
+    x = [x[i] for i in front]
+    return [1 - (v - min(x)) / (max(x) - min(x) + 1e-8) for v in x]
+  far = [math.sqrt(weight * r**2 + (1 - weight) * d**2) for r, d in zip(short(rho), short(delta), strict=True)]
   return front[far.index(min(far))]
 
 

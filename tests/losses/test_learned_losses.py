@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx import average, testing, toy
+from rlx import along, average, testing, toy, tree
 from rlx.losses.progress import progress
 from rlx.losses.trajectory_dpo import trajectory_dpo
 from rlx.types import Out
@@ -28,36 +28,37 @@ def objective(loss, out, b, of):
 
 # ---- progress ----------------------------------------------------------------------------------------------------------
 
-def test_progress_of_two_paths_that_share_their_steps():
-  """Contributions .2 and .5, then .8 and 1.1 at last tokens; returns 1 and 0: misses .5 and 1.8."""
-  b = toy.batch([-1, 0, 1, 1], task=[0, 0, 1, 0], n_tokens=2, n_obs=1)
-  c = jnp.tile(jnp.arange(9, dtype=jnp.float32) / 10, (2, 1)).at[1, 8].set(1.1)
-  term = progress().term(out_of(c, progress=c), b, None, ())
-  mask = np.asarray(b.tokens.mask)
-  close(term, np.where(mask, [[.25], [3.24]], 0))
-  slope = jax.grad(lambda c: objective(progress(), out_of(c, progress=c), b, average.seq_mean))(c)
-  want = np.zeros((2, 9))
-  want[0, [2, 5, 8]], want[1, [2, 5, 8]] = .5, 1.8      # d/dc of the mean of both squares; a shared step learns from both
-  close(slope, want)
+def test_progress_needs_a_verdict_and_the_last_step():
+  """Of four episodes the second has no verdict, the third failed, the fourth is not in the minibatch."""
+  b = toy.batch([-1] * 4, task=[1, 1, 1, 5], end=[1, 1, 3, 1], judged=dict(task=[True, False, True, True]), n_tokens=2)
+  b = dataclasses.replace(b, tokens=dataclasses.replace(b.tokens, mask=b.tokens.mask & (b.tokens.node < 3)))
+  c = jnp.full(b.tokens.node.shape, .5)
+  value, slope = jax.value_and_grad(lambda c: objective(progress(), out_of(c, progress=c), b, average.seq_mean))(c)
+  close(value, .25)
+  close(slope, [[0, -1], [0, 0], [0, 0], [0, 0]])
 
 
-def test_progress_needs_a_verdict():
-  """The second of two episodes has none, the third failed: only the first is fitted."""
-  b = toy.batch([-1, -1, -1], task=[1, 1, 1], end=[1, 1, 3], judged=dict(task=[True, False, True]), n_tokens=2)
-  c = jnp.zeros(b.tokens.node.shape)
-  close(progress().term(out_of(c, progress=c), b, None, ()), [[1, 1], [0, 0], [0, 0]])
-  assert progress(head='c').heads == ('c',)
-
-
-def test_progress_is_blind_to_packing():
+def test_progress_is_blind_to_packing_and_shares_steps():
+  """A tree: the same as differences of the plain sum over its episodes, whatever the rows."""
   b = testing.batch(1)
   c = jnp.asarray(np.random.default_rng(0).normal(size=b.tokens.node.shape), jnp.float32)
-  want = np.asarray(progress().term(out_of(c, progress=c), b, None, ()))
+  run = jax.jit(jax.value_and_grad(lambda c, b: objective(progress(), out_of(c, progress=c), b, average.seq_mean)))
+  (want, slope), ret = run(c, b), np.asarray(tree.returns(b.nodes, 'task')[0])
+
+  def loop(c):
+    last = np.where(np.asarray(along.last_token(b)), np.asarray(c, float), 0)
+    of = np.bincount(np.asarray(b.tokens.node).clip(0).ravel(), last.ravel(), len(ret))
+    sums = np.asarray(tree.fold_down(jnp.asarray(of, jnp.float32), b.nodes.parent), float)
+    return np.mean((sums - ret)[np.asarray(tree.ended(b.nodes))] ** 2)
+  close(want, loop(c), 1e-5)
+  for r, t in np.argwhere(np.asarray(along.last_token(b)))[::3]:
+    close(slope[r, t], (loop(c.at[r, t].add(.5)) - loop(c.at[r, t].add(-.5))), 1e-5)      # a parabola
   for pack in (1, 3):
     other, source = testing.lay_out(b, pack=pack)
-    moved = jnp.where(source >= 0, c.ravel()[source], 0)
-    got, mask = np.asarray(progress().term(out_of(moved, progress=moved), other, None, ())), np.asarray(other.tokens.mask)
-    close(got[mask], want.ravel()[source[mask]], 1e-5)
+    got, moved = run(jnp.where(source >= 0, c.ravel()[source], 0), other)
+    mask = np.asarray(other.tokens.mask)
+    close(got, want, 1e-5)
+    close(np.asarray(moved)[mask], np.asarray(slope).ravel()[source[mask]], 1e-5)
 
 
 # ---- trajectory_dpo ----------------------------------------------------------------------------------------------------
@@ -66,7 +67,7 @@ def test_trajectory_dpo_sheet():
   """Three episodes of two steps, q = [2, -1 | 4, 0 | -3, 1], + - +, beta .05: Q = .025, .1, -.05; log(1 + e^.075), log(1 + e^.15)."""
   b = toy.batch([-1, 0, -1, 2, -1, 4], task=[0, 10, 0, 0, 0, 10])
   q = jnp.asarray([[2., -1], [4, 0], [-3, 1]])
-  value, slope = jax.value_and_grad(lambda q: objective(trajectory_dpo(), out_of(q), b, average.token_mean))(q)
+  value, slope = jax.value_and_grad(lambda q: objective(trajectory_dpo(), out_of(q), b, average.seq_mean))(q)
   close(value, .7512, 5e-5)
   first, third = -1 / (1 + np.exp(-.075)) / 2 * .025, -1 / (1 + np.exp(-.15)) / 2 * .025
   close(slope, [[first] * 2, [-first - third] * 2, [third] * 2])
@@ -91,7 +92,7 @@ def plain(b, q, beta=.05):
 def test_trajectory_dpo_against_loops_and_differences():
   b = testing.batch(3)
   q = jnp.asarray(np.random.default_rng(0).normal(size=b.tokens.node.shape), jnp.float32)
-  value, slope = jax.jit(jax.value_and_grad(lambda q: objective(trajectory_dpo(), out_of(q), b, average.token_mean)))(q)
+  value, slope = jax.jit(jax.value_and_grad(lambda q: objective(trajectory_dpo(), out_of(q), b, average.seq_mean)))(q)
   close(value, plain(b, q))
   assert np.abs(slope).max() > 1e-3 and not np.asarray(slope)[~np.asarray(b.tokens.mask)].any()
   for r, c in np.argwhere(np.asarray(b.tokens.mask))[::4]:
@@ -103,12 +104,12 @@ def test_trajectory_dpo_of_some_prompts():
   b = toy.batch([-1] * 4, group=[0, 0, 1, 1], task=[1, 0, 1, 0], stream=dict(frozen=[.5] * 4))
   q = jnp.asarray([[1.], [2.], [5.], [7.]])
   part = dataclasses.replace(b, tokens=dataclasses.replace(b.tokens, mask=b.tokens.mask & jnp.asarray([[True], [True], [False], [False]])))
-  close(objective(trajectory_dpo(), out_of(q), part, average.token_mean), np.log1p(np.exp(.05)))
-  close(objective(trajectory_dpo(), out_of(q), b, average.token_mean), (np.log1p(np.exp(.05)) + np.log1p(np.exp(.1))) / 2)
-  close(objective(trajectory_dpo(ref='frozen', beta=1., above=2.), out_of(q), b, average.token_mean), 0)      # no success, no pair
+  close(objective(trajectory_dpo(), out_of(q), part, average.seq_mean), np.log1p(np.exp(.05)))
+  close(objective(trajectory_dpo(), out_of(q), b, average.seq_mean), (np.log1p(np.exp(.05)) + np.log1p(np.exp(.1))) / 2)
+  close(objective(trajectory_dpo(ref='frozen', beta=1., above=2.), out_of(q), b, average.seq_mean), 0)      # no success, no pair
 
 
 def test_no_pair_no_gradient():
   b = toy.batch([-1] * 2, task=[1, 1])
-  slope = jax.grad(lambda q: objective(trajectory_dpo(), out_of(q), b, average.token_mean))(jnp.ones((2, 1)))
+  slope = jax.grad(lambda q: objective(trajectory_dpo(), out_of(q), b, average.seq_mean))(jnp.ones((2, 1)))
   assert not np.asarray(slope).any()

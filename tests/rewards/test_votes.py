@@ -9,7 +9,7 @@ import pytest
 from rlx.rewards.arena import arena, bracket, tournament
 from rlx.rewards.empo import clusters, empo
 from rlx.rewards.majority import answers, majority
-from rlx.rewards.scope_ttrl import chosen, scope_ttrl, vote
+from rlx.rewards.scope_ttrl import choose, scope_ttrl, vote
 from rlx.types import Episode, Node, Task
 
 
@@ -73,8 +73,7 @@ def test_scope_votes_with_confidence():
   said = [episode('a', entropy=(2., 2.)), episode('a', entropy=(2., 2.)), episode('b'), episode('')]
   assert paid(scope_ttrl(said)) == [0, 0, 1, 0] and paid(majority(said)) == [1, 1, 0, 0]
   assert paid(scope_ttrl(said, confidence='logp')) == [1, 1, 0, 0]
-  assert vote(['a', None, 'b'], [.1, 9., .2], (0, 1)) == 'a' and vote([None], [1.], (0,)) is None
-  assert vote(['a', 'b'], [.5, .5], (1, 0)) == 'a'
+  assert vote(['a', None, 'b'], [.1, 9., .2]) == 'b' and vote([None], [1.]) is None and vote(['a', 'b'], [.5, .5]) == 'a'
   one = episode('a', entropy=(0., 2.))      # one step: exp of nothing and of -2, mean .57; split behind its first id the same here
   assert paid(scope_ttrl([one, episode('b', entropy=(.5, .5))])) == [0, 1] and paid(scope_ttrl([one], breaks=(1,))) == [1]
   with pytest.raises(ValueError, match='subgroups of 3 do not divide 4'):
@@ -83,8 +82,8 @@ def test_scope_votes_with_confidence():
 
 def test_scope_chooses_a_size():
   """(rho, delta): (.5, 2) and (1, 1) do not beat each other and scale to (0, 1) and (1, 0); (.4, 2) is beaten. lambda .7 prefers rho."""
-  found = [(.4, 2.), (.5, 2.), (1., 1.)]
-  assert chosen(found, .7) == 2 and chosen(found, .3) == 1 and chosen([(1., 1.)] * 3, .7) == 0
+  rho, delta = (.4, .5, 1.), (2., 2., 1.)
+  assert choose(rho, delta, .7) == 2 and choose(rho, delta, .3) == 1 and choose([1.] * 3, [1.] * 3, .7) == 0
 
 
 def test_scope_subgroups_have_labels_of_their_own():
@@ -129,9 +128,9 @@ def test_losers_of_a_round_by_their_mean():
   """Seeds 0 1 2 3; 0 beats 3 and 1 beats 2 in the first round; 3 had the better scores."""
   table = {(0, 1): (9, 5), (0, 2): (9, 4), (0, 3): (9, 3), (1, 2): (5, 1)}
 
-  async def meet(pairs):
-    return [table[p] for p in pairs]
-  assert asyncio.run(tournament(4, meet)) == [0, 1, 3, 2]      # 2: (4 + 1) / 2 < 3: (3 + 3) / 2
+  async def compare(i, j):
+    return table[i, j]
+  assert asyncio.run(tournament(4, compare)) == [0, 1, 3, 2]      # 2: (4 + 1) / 2 < 3: (3 + 3) / 2
 
 
 def test_the_place_in_the_prompt_does_not_matter():
