@@ -30,7 +30,8 @@ def oprl(batch: Batch, *, channel: str = 'task', prm: str = 'prm_logp', ref: str
     ddof, eps: of these deviations.
 
   Returns:
-    `[N]` f32, `[R, T]` with 'reinforce_pp'; 0 where no ended episode runs through. The only episode of a prompt has A^E = 0.
+    `[N]` f32, `[R, T]` with 'reinforce_pp'; 0 where no ended episode runs through. The only episode of a prompt has A^E = 0, and with
+    'rloo' a pool of one step gives A^S = 0.
 
   Raises:
     ValueError: no such baseline or steps.
@@ -52,7 +53,7 @@ def oprl(batch: Batch, *, channel: str = 'task', prm: str = 'prm_logp', ref: str
 
   def against(x, s):
     if baseline == 'rloo':
-      return (x - s.mean) * s.count / jnp.maximum(s.count - 1, 1)
+      return (x - s.mean) * jnp.where(s.count > 1, s.count / jnp.maximum(s.count - 1, 1), 0.)
     return (x - s.mean) / (s.std(ddof) + eps if std and baseline == 'grpo' else 1.)
   outcome = tree.leaf_mean(against(ret, groups.group_stats(ret, n.group, on)), on, n.parent)
   pool = live if steps == 'all' else live & (n.parent < 0)

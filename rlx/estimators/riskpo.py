@@ -42,8 +42,8 @@ def riskpo(*, channel: str = 'task', bundle: int = 5, low: float = 0.2, high: fl
 
   Returns:
     A `Stateful` whose `update(state, batch)` gives `[N]` f32; 0 where no ended episode runs through. A bundle has as many papers as its
-    prompt with the fewest episodes; a prompt with one is in none (it would leave the others of its bundle a single paper). What is in no
-    paper gets 0; a shared step has the mean over its responses that are in one.
+    prompt with the fewest episodes; a prompt with one is in none (it would leave the others of its bundle a single paper). A response
+    that is in no paper gets 0; a shared step has the mean over its responses.
 
   Raises:
     ValueError: no such credit or form, a bundle below 1.
@@ -81,7 +81,7 @@ def riskpo(*, channel: str = 'task', bundle: int = 5, low: float = 0.2, high: fl
     moved = jnp.where(state['seen'], q + quantile_rate * (levels - below), fresh)
     some = jnp.any(one)
     state = dict(q=jnp.where(some, moved, state['q']), seen=state['seen'] | some)
-    return state, tree.leaf_mean(jnp.where(used, adv, 0.), used, n.parent)
+    return state, tree.leaf_mean(jnp.where(used, adv, 0.), on, n.parent)
 
   return Stateful(lambda: dict(q=jnp.zeros(len(LEVELS)), seen=jnp.zeros((), bool)), update)
 

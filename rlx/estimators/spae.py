@@ -7,7 +7,7 @@ from rlx.types import Array, Batch
 
 
 def spae(batch: Batch, *, channel: str = 'task', potential: str = 'potential', alpha: float = 0.5, xi: float = 0.5,
-         saturation: float = 0.9, norm: bool = True, ddof: int = 1, eps: float = 1e-6) -> Array:
+         saturation: float = 0.9, whiten: bool = True, ddof: int = 1, eps: float = 1e-6) -> Array:
   """Step potential advantages (arXiv:2601.03823).
 
     A_k = (R - mean_g R) f_k + xi g_k,   then (A - mean) / (std + eps) over the credited tokens of the batch
@@ -23,7 +23,7 @@ def spae(batch: Batch, *, channel: str = 'task', potential: str = 'potential', a
     alpha: how much of the episode's advantage goes once the potential is high; of negative ones too.
     xi: weight of the step's part.
     saturation: potential above which the answer is as good as known.
-    norm: divide by the deviation at the end, over tokens: a step weighs as many as it has trained tokens.
+    whiten: to mean 0 and deviation 1 at the end; over tokens, so a step counts as often as it has trained ones.
     ddof, eps: of that deviation (ours).
 
   Returns:
@@ -44,7 +44,7 @@ def spae(batch: Batch, *, channel: str = 'task', potential: str = 'potential', a
   gain = jnp.exp(jnp.where(live & (top > low), (gain - low) / jnp.where(top > low, top - low, 1.), 0.))
   gain = gain - jnp.sum(gain, where=live) / jnp.maximum(jnp.sum(live, dtype=jnp.float32), 1)
   adv = jnp.where(live, episode * (1 - alpha * (1 - jnp.exp(-known))) + xi * gain, 0.)
-  if not norm:
+  if not whiten:
     return adv
   size = jnp.where(live, masked.node_sum(jnp.ones_like(batch.tokens.logp), batch), 0.)
   total = jnp.sum(size)

@@ -1,7 +1,9 @@
 """RiskPO (arXiv:2510.00911) and its released code (RTkenny/RiskPO@65ec40c9) against worked examples and an independent twin.
 
-Open in the sheets, and so ours: which answer is answer j of a question (here in the order of the steps where they ended), what
-answers beyond the shortest question of a bundle get (0), and that a last bundle may hold fewer questions.
+Open in paper and code, and so ours: which answer is answer j of a question (here in the order of the steps where they ended), what
+answers beyond the shortest question of a bundle get (0); that a last bundle may hold fewer questions, and that its sums are then scaled to
+a full one's, since they are read on the same quantiles; that a question with a single answer is in no bundle (the release has as many papers as
+the shortest question has answers, so it would leave its bundle one paper, which nothing can be compared with).
 """
 
 import functools
@@ -37,9 +39,10 @@ def twin(f, q, *, channel='task', bundle=5, low=.2, high=.8, weight=1.5, credit=
          quantile_rate=.1):
   """(the next values of the quantiles, one number a step); q is None before the first batch."""
   found = [group for _, group in sorted(forests.episodes(f, channel).items())]
-  bundles = [found[i:i + bundle] for i in range(0, len(found), bundle)]
+  several = [group for group in found if len(group) > 1]
+  bundles = [several[i:i + bundle] for i in range(0, len(several), bundle)]
   papers = [[[group[j] for group in b] for j in range(min(map(len, b)))] for b in bundles]
-  exams = [[sum(r for _, r in paper) for paper in b] for b in papers]
+  exams = [[sum(r for _, r in paper) * bundle / len(paper) for paper in b] for b in papers]
   pool = [x for b in exams for x in b]
   if q is None:
     q = now = np.quantile(pool, LEVELS)
