@@ -20,7 +20,8 @@ async def judge(prompt: str) -> str:
 def get_config():
   c = quickstart.get_config()
   c.name = 'arena'
+  c.tracks.main.estimator = (dict(name='grpo', channel='vote'),)
+  c.tracks.main.selector = ()
   warm, rl = c.phases
-  c.phases = (warm, {**rl, 'rewards': (dict(name='arena', judge=judge, into='vote'),),
-                     'tracks.main.estimator': (dict(name='grpo', channel='vote'),), 'tracks.main.selector': ()})
+  c.phases = (warm, {**rl, 'rewards': (dict(name='arena', judge=judge, into='vote'),)})
   return c

@@ -11,7 +11,8 @@ def get_config():
   c = quickstart.get_config()
   c.name = 'igpo'
   c.sampler.width = 128      # room for a probe behind a long path
+  c.tracks.main.estimator = (dict(name='igpo', mode='separate', gamma=1.),)
+  c.tracks.main.selector = ()
   warm, rl = c.phases
-  c.phases = (warm, {**rl, 'probes': (dict(name='answer', key='sql', before='<sql> '),),
-                     'tracks.main.estimator': (dict(name='igpo', mode='separate', gamma=1.),), 'tracks.main.selector': ()})
+  c.phases = (warm, {**rl, 'probes': (dict(name='answer', key='sql', before='<sql> '),)})
   return c

@@ -12,12 +12,13 @@ def get_config():
   c = quickstart.get_config()
   c.name = 'oprl'
   c.models.prm = dict(c.models.policy)
+  c.tracks.main.estimator = (dict(name='oprl', beta=.05, weight=1., baseline='rloo'),)
+  c.tracks.main.selector = ()
   warm, rl = c.phases
   learner = lambda **kw: dict(prm=dict(model='prm', when='before', **kw))
   c.phases = ({**warm, 'learners': learner(tracks=warm['tracks'], tx=warm['tx'], minibatch=8)}, {
       **rl, 'transforms': (dict(name='score', model='prm', into='prm_logp'),),
       'buckets': (dict(rows=160, width=128, nodes=1024, prompts=32, actions=64),),      # a row holds one prompt only
-      'tracks.main.estimator': (dict(name='oprl', beta=.05, weight=1., baseline='rloo'),), 'tracks.main.selector': (),
       'learners': learner(unit='group', minibatch=24, tx=dict(name='adamw', learning_rate=1e-4),
                           tracks=dict(main=dict(estimator=('ones',), average='seq_mean', loss=(dict(name='trajectory_dpo', beta=.05),))))})
   return c

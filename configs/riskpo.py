@@ -9,7 +9,6 @@ from configs import quickstart
 def get_config():
   c = quickstart.get_config()
   c.name = 'riskpo'
-  warm, rl = c.phases
-  c.phases = (warm, {**rl, 'tracks.main.estimator': (dict(name='riskpo', bundle=4, low=.2, high=.8, weight=1.5, credit='sum_mean'),),
-                     'tracks.main.selector': ()})
+  c.tracks.main.estimator = (dict(name='riskpo', bundle=4, low=.2, high=.8, weight=1.5, credit='sum_mean'),)
+  c.tracks.main.selector = ()
   return c

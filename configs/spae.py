@@ -10,7 +10,8 @@ def get_config():
   c = quickstart.get_config()
   c.name = 'spae'
   c.sampler.width = 128      # room for a probe behind a long path
+  c.tracks.main.estimator = (dict(name='spae', alpha=.5, xi=.5, saturation=.9),)
+  c.tracks.main.selector = ()
   warm, rl = c.phases
-  c.phases = (warm, {**rl, 'probes': (dict(name='spae', key='sql', before='<sql> ', samples=5, limit=10),), 'transforms': ('spae_potential',),
-                     'tracks.main.estimator': (dict(name='spae', alpha=.5, xi=.5, saturation=.9),), 'tracks.main.selector': ()})
+  c.phases = (warm, {**rl, 'probes': (dict(name='spae', key='sql', before='<sql> ', samples=5, limit=10),), 'transforms': ('spae_potential',)})
   return c
