@@ -94,7 +94,7 @@ def numbered(on: Array, group: Array) -> Array:
 
 
 def _papers(on, group, bundle):
-  """(in a paper, id of the paper, id of the bundle, questions of the bundle), on each step; prompts with fewer than two episodes are in no bundle."""
+  """On each step: in a paper, id of the paper, of the bundle, questions of the bundle. Prompts with fewer than two episodes are in none."""
   size = on.shape[0]
   count = jax.ops.segment_sum(on.astype(jnp.int32), group, size)
   has = count > 1

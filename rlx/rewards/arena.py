@@ -48,8 +48,8 @@ def arena(episodes: Sequence[Episode], *, judge: Callable[[str], str | None | Aw
     into: channel: 'task', or 'vote' where the environment pays 'task' itself.
 
   Returns:
-    A coroutine of {into: one float a step} for each episode, on its last step; no verdict for any of them where the judge, a single time, gave no
-    answer or no scores. The only episode of a prompt gets 1, and nobody is asked.
+    A coroutine of {into: one float a step} for each episode, on its last step; no verdict for any of them where the judge, a single
+    time, gave no answer or no scores. The only episode of a prompt gets 1, and nobody is asked.
 
   Raises:
     ValueError: `into` is neither.

@@ -13,8 +13,9 @@ from rlx.types import Episode, Node
 writes = ('reward/task', 'reward/vote')
 
 
-def scope_ttrl(episodes: Sequence[Episode], *, answer: str | None = None, of: str = 'last', confidence: str = 'entropy', breaks: Sequence[int] = (),
-               votes: int = 32, sizes: Sequence[int] | None = None, weight: float = 0.7, salt: int = 0, into: str = 'task') -> list[dict]:
+def scope_ttrl(episodes: Sequence[Episode], *, answer: str | None = None, of: str = 'last', confidence: str = 'entropy',
+               breaks: Sequence[int] = (), votes: int = 32, sizes: Sequence[int] | None = None, weight: float = 0.7, salt: int = 0,
+               into: str = 'task') -> list[dict]:
   """Pays agreement with the label of one's own subgroup (SCOPE, "Beyond Majority Voting", arXiv:2512.15146).
 
     label = argmax_a sum of c_i over `votes` episodes drawn without replacement whose answer is a,   c_i: mean over steps of the mean confidence

@@ -61,7 +61,8 @@ def test_failed_steps_are_not_asked_and_ended_ones_are():
 
 def test_on_the_engine():
   """Every step has both, the last one too; the mean of the answer's probabilities is at least their geometric mean."""
-  g, = grow(n=1, env=Game(words=('dcba',)), probes=(functools.partial(module.spae, before=' <', samples=2, limit=3), functools.partial(answer, before=' <')))
+  g, = grow(n=1, env=Game(words=('dcba',)),
+             probes=(functools.partial(module.spae, before=' <', samples=2, limit=3), functools.partial(answer, before=' <')))
   for n in g.nodes:
     assert set(n.value) - {'p_answer'} == {'conf', 'acc'} and 0 < n.value['conf'] <= 1 and 0 < n.value['acc'] < 1, n.end
     if 'p_answer' in n.value:

@@ -26,7 +26,8 @@ def paid(verdicts, channel='task'):
 
 
 def test_how_answers_are_read():
-  said = [episode('<sql> Q </sql>', '<answer>Ok.</answer>'), episode('<answer>no'), episode('<answer>1</answer> <answer>"2"</answer>'), episode('')]
+  said = [episode('<sql> Q </sql>', '<answer>Ok.</answer>'), episode('<answer>no'),
+          episode('<answer>1</answer> <answer>"2"</answer>'), episode('')]
   assert answers(said) == ['<answer>ok.</answer>', '<answer>no', '<answer>1</answer> <answer>"2"</answer>', None]
   assert answers(said, answer='answer') == ['ok', None, '2', None]
   assert answers(said, answer='sql') == [None] * 4 and answers(said, answer='sql', of='episode') == ['q', None, None, None]
@@ -57,7 +58,8 @@ def test_empo():
   free = [episode('a'), episode('a'), episode(''), episode('o0'), episode('c')]
   assert paid(empo(free, form='free')) == [.4, .4, -.5, 0, .2]
   assert paid(empo([episode(x) for x in 'abcdef'], form='free')) == [0] * 6
-  assert paid(empo([episode('is it b c z')] * 2, form='free', question=lambda e: 'what is it b c ?')) == [1, 1]      # 4 of 5 words: 0.8, not above
+  # 4 of 5 words are 0.8, not above it
+  assert paid(empo([episode('is it b c z')] * 2, form='free', question=lambda e: 'what is it b c ?')) == [1, 1]
   assert paid(empo([episode('is it b c')] * 2, form='free', question=lambda e: 'what is it or b c ?')) == [0, 0]
 
 
