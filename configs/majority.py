@@ -12,7 +12,7 @@ def get_config():
   c.name = 'majority'
   c.rewards = (dict(name='majority', answer='sql', of='episode', train=6, missing='abstains', into='vote'),)
   c.tracks.main.estimator = (dict(name='grpo', channel='vote'),)
-  c.tracks.main.selector = (dict(name='informative', channel='vote'),)
+  c.tracks.main.selector = (dict(name='judged', channel='vote'), dict(name='informative', channel='vote'))
   warm, rl = c.phases
   c.phases = ({**warm, 'rewards': ()}, rl)
   return c

@@ -186,7 +186,7 @@ def _files(where):
   for m in pkgutil.iter_modules(spec.submodule_search_locations):
     if not m.name.startswith('_'):
       with open(importlib.util.find_spec(f'{where}.{m.name}').origin, encoding='utf-8') as f:
-        if re.search(rf'^(def {m.name}\(|{m.name} = )', f.read(), re.MULTILINE):
+        if re.search(rf'^((async )?def {m.name}\(|{m.name} = )', f.read(), re.MULTILINE):
           found.append(m.name)
   return tuple(sorted(found))
 
