@@ -59,8 +59,8 @@ def rollout(env: DeviceEnv, params: dict, prompts: Array, key: Array, *, width: 
 
   Returns:
     A batch of G * width * turns steps and G * width rows of turns * len(actions) tokens. Beside the environment's labels there are
-    'drawn' and 'source'; `value['p_answer']` and `['conf']` are the log-probability of the answer if it had to be given now, and exp of
-    minus the entropy there, 0 where the prompt has no answer; streams 'entropy', 'old_logp', 'ref_logp' (of equal symbols), 'seen' and
+    'drawn' and 'source'; values 'p_answer', 'acc' and 'conf' are the log-probability and the probability of the answer if it had to be given
+    now, and exp of minus the entropy there, 0 where the prompt has no answer; streams 'entropy', 'old_logp', 'ref_logp' (of equal symbols), 'seen' and
     'value/<head>'; roles 'switch', 'plan' and 'action' where an action has three symbols.
 
   Raises:
@@ -88,12 +88,12 @@ def rollout(env: DeviceEnv, params: dict, prompts: Array, key: Array, *, width: 
     gold, ahead = jax.vmap(env.answer)(state), log_p[-1]                   # of what it sees now, before it acts
     has = gold >= 0
     p_answer = jnp.where(has, jnp.take_along_axis(ahead, jnp.maximum(gold, 0)[:, None], -1)[:, 0], 0.)
-    conf = jnp.where(has, jnp.exp(-entropy[:, -1]), 0.)
-    return (after, alive & (got.end == 0)), (seen, action, logp, entropy, alive, got, p_answer, conf)
+    conf, acc = jnp.where(has, jnp.exp(-entropy[:, -1]), 0.), jnp.where(has, jnp.exp(p_answer), 0.)
+    return (after, alive & (got.end == 0)), (seen, action, logp, entropy, alive, got, dict(p_answer=p_answer, conf=conf, acc=acc))
 
   start = jax.vmap(env.reset)(asked, jax.random.split(key, paths))
   _, columns = jax.lax.scan(turn, (start, jnp.ones(paths, bool)), jnp.arange(turns, dtype=jnp.int32))
-  seen, action, logp, entropy, alive, got, p_answer, conf = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), columns)     # [path, turn ...]
+  seen, action, logp, entropy, alive, got, probed = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), columns)     # [path, turn ...]
 
   at = jnp.arange(turns, dtype=jnp.int32)[None, :]
   twin = (path % 2 == 1)[:, None] & (at < fork)                            # these steps are the other path's
@@ -109,7 +109,7 @@ def rollout(env: DeviceEnv, params: dict, prompts: Array, key: Array, *, width: 
   nodes = Nodes(
       parent=flat(jnp.where(at == 0, -1, before), -1), group=flat(spread(group)), valid=valid.ravel(), end=flat(got.end),
       reward={k: flat(x) for k, x in got.reward.items()}, judged={}, label={k: flat(x) for k, x in label.items()},
-      value=dict(p_answer=flat(jnp.where(got.end == 0, shifted(p_answer), 0.)), conf=flat(jnp.where(got.end == 0, shifted(conf), 0.))))
+      value={k: flat(jnp.where(got.end == 0, shifted(x), 0.)) for k, x in probed.items()})
   wide = lambda x: jnp.repeat(x, count, axis=1, total_repeat_length=turns * count)
   there = wide(alive)
   tokens = lambda x: jnp.where(there, x.reshape(paths, -1), jnp.zeros((), x.dtype))
@@ -117,7 +117,7 @@ def rollout(env: DeviceEnv, params: dict, prompts: Array, key: Array, *, width: 
   streams = dict(entropy=tokens(entropy), old_logp=drawn, ref_logp=jnp.where(there, -jnp.log(jnp.asarray(env.actions, jnp.float32))[None].repeat(
       turns, 0, total_repeat_length=turns).reshape(1, -1), 0.), seen=jnp.where(there, wide(seen).astype(jnp.float32), 0.))
   batch = Batch(
-      nodes=nodes, prompt=dict(p_answer=p_answer[::width, 0], conf=conf[::width, 0], source=jnp.zeros(prompts.shape[0])),
+      nodes=nodes, prompt={**{k: x[::width, 0] for k, x in probed.items()}, 'source': jnp.zeros(prompts.shape[0])},
       tokens=Tokens(ids=tokens(action), node=jnp.where(there, wide(owner), -1), segment=jnp.where(there, 0, -1),
                     position=jnp.where(there, jnp.arange(turns * count, dtype=jnp.int32)[None], 0), sampled=there, mask=wide(valid),
                     logp=drawn, stream=streams, role=_roles(there, count)))
