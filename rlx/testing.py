@@ -61,8 +61,10 @@ def batch(seed: int = 0, *, chains: bool = False) -> Batch:
   first = np.cumsum([0] + [len(p) for p, _ in prompts])
   parent = [j + f if j >= 0 else -1 for (p, _), f in zip(prompts, first, strict=False) for j in p]
   group = np.repeat(np.arange(len(prompts)), np.diff(first))
-  n = len(parent)      # each column is drawn by its own name, so that a new one changes no other
-  draw = lambda table, size=n: {k: make(np.random.default_rng((seed, zlib.crc32(k.encode()))), size) for k, make in table.items()}
+  n = len(parent)
+  # each column is drawn by its own name, so that a new one changes no other; with 5 the first prompts' rewards differ
+  rng = lambda name: np.random.default_rng((seed, 5, zlib.crc32(name.encode())))
+  draw = lambda table, size=n: {k: make(rng(k), size) for k, make in table.items()}
   end = [e for _, ends in prompts for e in ends]
   b = toy.batch(parent, group=group, end=end, label=draw(LABELS), value=draw(VALUES), judged=draw(JUDGED), role=draw(ROLES),
                 n_tokens=1 + np.arange(n) % 3, n_obs=np.arange(n) % 2, pack=2,
