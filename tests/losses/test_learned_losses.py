@@ -90,7 +90,7 @@ def plain(b, q, beta=.05):
 
 
 def test_trajectory_dpo_against_loops_and_differences():
-  b = testing.batch(3)
+  b = testing.batch(1)
   q = jnp.asarray(np.random.default_rng(0).normal(size=b.tokens.node.shape), jnp.float32)
   value, slope = jax.jit(jax.value_and_grad(lambda q: objective(trajectory_dpo(), out_of(q), b, average.seq_mean)))(q)
   close(value, plain(b, q))
