@@ -17,7 +17,7 @@ def potential(batch: Batch, *, value: str = 'potential', gamma: float = 1.0, int
 
   The returns to go, discounted by this gamma, become G' = G - Phi(what s starts from): a baseline of the state. So without discount the
   returns of all episodes of a prompt move by one number and a group baseline does not see it; estimators of step returns and of token
-  returns do.
+  returns do. (Equal returns are equal up to rounding only, which a division by their deviation shows.)
 
   Args:
     batch: reads `reward[channel]` and `value[value]` `[N]`.
