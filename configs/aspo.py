@@ -1,4 +1,4 @@
-"""ASPO on the quickstart's task: right episodes that explore earlier get more (Understanding Tool-Integrated Reasoning).
+"""ASPO on the quickstart's task: right episodes that explore earlier get more. arXiv:2508.19201.
 
 Exploring the schema stands for calling code. The paper: DAPO on 96 problems of 8 rollouts, delta -2 with a bound of 0.7.
 """

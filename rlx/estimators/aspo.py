@@ -7,7 +7,7 @@ from rlx.types import Array, Batch
 
 
 def aspo(batch: Batch, adv: Array, *, code: str = 'tool', channel: str = 'task', delta: float = -2.0, bound: float = 0.7) -> Array:
-  """A bias towards early tool calls on the advantage, not on the reward (Understanding Tool-Integrated Reasoning, eq. 2; modulator).
+  """A bias towards early tool calls on the advantage, not on the reward (arXiv:2508.19201, equation 2; modulator).
 
     A'_i = A_i + clip(delta (p_i - mean p) / mean L, -bound |A_i|, bound |A_i|)   for episodes i that are right and hold code
 

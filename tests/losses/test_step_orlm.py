@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rlx import average, toy
+from rlx.learn.objective import credited
 from rlx.losses.step_orlm import step_orlm
 from rlx.types import Out
 from tests.estimators import forests
@@ -121,13 +122,8 @@ def test_twin(grown, seed, pack, mode):
   batch = forests.padded(f.batch(toy, pack=pack, n_tokens=[1 + i % 2 for i in range(size)], n_obs=1))
   logp, frozen = (-rng.exponential(size=batch.tokens.node.shape) for _ in range(2))
   batch = forests.with_stream(batch, frozen=frozen)
-  batch = dataclasses.replace(batch, tokens=dataclasses.replace(batch.tokens, mask=batch.tokens.mask & _credited(batch)))
+  batch = dataclasses.replace(batch, tokens=dataclasses.replace(batch.tokens, mask=credited(batch, batch.tokens.mask)))
   value, slope = value_and_slope(batch, logp, **mode)
   want, slopes = twin(f, batch, logp, prm, judged, **mode)
   assert math.isclose(value, want, rel_tol=2e-5) and np.abs(slopes).max() > 1e-4
   np.testing.assert_allclose(slope, slopes, rtol=1e-4, atol=1e-7)
-
-
-def _credited(batch):
-  from rlx.learn.objective import credited
-  return credited(batch, batch.tokens.mask)

@@ -84,3 +84,9 @@ def test_what_it_says():
   got = gated(b)
   assert set(got.nodes.reward) == {'task', 'turn', 'gated'} and got.tokens is b.tokens
   assert all(got.nodes.reward[k] is v for k, v in b.nodes.reward.items())
+
+
+def test_every_reward_stays_at_its_step_where_it_can():
+  # two rollouts of two steps, one right: its turns stay; below a shared step with both, the shared turn goes to the right one's end
+  b = toy.batch([-1, 0, -1, 2, -1, 4, 4], task=[0, 1, 0, 0, 0, 1, 0], turn=[.5, .25, .5, .25, .5, .25, .25])
+  np.testing.assert_allclose(gated(b).nodes.reward['gated'], [.5, 1.25, 0, 0, 0, 1.75, 0], atol=1e-6)
