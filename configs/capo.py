@@ -1,13 +1,13 @@
 """CAPO on the probe task: a judge lists the wrong steps of an episode, four times; all four must agree. arXiv:2508.02298.
 
-The paper: outcome 2, a wrong step -1, 16 rollouts, Qwen2.5-72B as the judge. Here a script is the judge (it knows what the task asks),
-dict(name='http', url=..., model=...) is a real one; and there are two tracks, whose steps are compared at equal observations, instead of
-one sum normalised over tokens.
+The paper: outcome 2, a wrong step -1, 16 rollouts, Qwen2.5-72B as the judge. Here a script is the judge (it knows what the task
+asks), dict(name='http', url=..., model=...) is a real one; and there are two tracks, the second of which compares steps at equal
+observations, instead of one sum normalised over tokens.
 """
 
 from configs import probe
 
-RIGHT = (r'Task:\no(\d)\n.*Step 1: [^\n]*<action>\1</action>', 'Wrong steps: none')      # the first action repeats what it was shown
+RIGHT = (r'Task:\no(\d)\n.*Step 1: [^\n]*<action>\1</action>', 'Wrong steps: none')      # it repeats what it was shown
 
 
 def get_config():

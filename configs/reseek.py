@@ -1,6 +1,7 @@
 """ReSeek on the probe task: the agent says of each observation whether it holds the answer, and is paid for that. arXiv:2510.00568.
 
-The probe's switch stands for the judgement (1 yes, 0 no), each step's observation for what a search brought, equality for the reranker.
+The probe's switch stands for the judgement (1 yes, 0 no), each step's observation for what a search brought, equality for the
+reranker.
 """
 
 from configs import probe

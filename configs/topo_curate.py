@@ -1,4 +1,4 @@
-"""TopoCurate on the probe task with a fork: tasks whose rollouts go wrong, or right, in many ways come more often. arXiv:2603.01714.
+"""TopoCurate on the probe task with a fork: tasks that go wrong, or right, in many ways come more often. arXiv:2603.01714.
 
 Equal turns are those with the same observation, action and outcome; the score of a task is that of its last rollouts.
 """

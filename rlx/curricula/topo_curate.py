@@ -1,4 +1,4 @@
-"""Tasks by what the rollouts of each look like when equal turns are made one: where they go wrong, in how many ways they go right."""
+"""Tasks by the graph of their rollouts in which equal turns are one: where these go wrong, in how many ways right."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,12 @@ def topo_curate(*, env, split: str = 'train', seed: int = 0, channel: str = 'tas
                 mix: float = .5, unseen: float = 1., least: float = .05) -> Curriculum:
   """Draws tasks in proportion to a score of their last rollouts (TopoCurate, arXiv:2603.01714).
 
-    p_task ~ max(score, least),   score = mix * failing branches / branches + (1 - mix) * distinct successful chains / successful trials
+    p_task ~ max(score, least)
+    score = mix * failing branches / branches + (1 - mix) * distinct successful chains / successful trials
 
-  Branches are the ways on from a turn that has several; one fails if no trial that takes it succeeds. The paper names these two ratios and
-  the sampling; mix, least and what is done before a task was tried are ours, and so is drawing while training goes on: the paper
-  scores a fixed set first. The memory is one score a task, the newest.
+  Branches are the ways on from a turn that has several; one fails if no trial that takes it succeeds. The paper names these two
+  ratios and the sampling; mix, least and what is done before a task was tried are ours, and so is drawing while training goes
+  on: the paper scores a fixed set first. The memory is one score a task, the newest.
 
   Args:
     env: the environment, supplied by the loop.
@@ -97,7 +98,7 @@ def quotient(group: Group, *, channel: str = 'task', success: float = .5, labels
 
 
 def task_score(graph: Quotient, *, mix: float = .5) -> float:
-  """mix * failing branches / branches + (1 - mix) * distinct successful chains / successful trials; a ratio without a denominator is 0."""
+  """mix * failing / all branches + (1 - mix) * distinct / all successful chains; a ratio without a denominator is 0."""
   ways = [trials for on in graph.branches.values() if len(on) > 1 for trials in on.values()]
   failing = sum(not any(graph.success[i] for i in trials) for trials in ways)
   chains = [path for path, won in zip(graph.paths, graph.success, strict=True) if won]

@@ -23,15 +23,15 @@ Wrong steps: none"""
 VOTES = dict(intersection=lambda said, of: said == of, majority=lambda said, of: 2 * said >= of, union=lambda said, of: said > 0)
 
 
-async def capo(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], critiques: int = 4, vote: str = 'intersection',
-               answer: str | None = 'answer', prompt: str = PROMPT) -> dict[str, list]:
+def capo(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], critiques: int = 4, vote: str = 'intersection',
+         answer: str | None = 'answer', prompt: str = PROMPT) -> Awaitable[dict[str, list]]:
   """The steps a generative judge calls wrong, by a vote over its critiques (CAPO, arXiv:2508.02298).
 
     process_j = -1 if v_j is enough of k, else 0,   v_j: critiques that list step j among the wrong ones
 
-  'intersection': all k (the paper's choice for small policies); 'majority': at least k / 2; 'union': one is enough. The paper pays a
-  token W r - P 1{step wrong} with W = 2, P = 1; that is the estimator's. Its steps are the paragraphs of one answer, here those of the
-  tree before a segmenter cuts them. The words of the prompt are ours.
+  'intersection': all k (the paper's choice for small policies); 'majority': at least k / 2; 'union': one is enough. The
+  paper pays a token W r - P 1{step wrong} with W = 2, P = 1; that is the estimator's. Its steps are the paragraphs of one
+  answer, here those of the tree before a segmenter cuts them. The words of the prompt are ours.
 
   Args:
     episode: any.
@@ -42,8 +42,8 @@ async def capo(episode: Episode, *, judge: Callable[..., Awaitable[str | None]],
     prompt: with the fields {task} (the first observation), {answer} and {attempt}.
 
   Returns:
-    {'process': one float a step}. A critique that does not come, cannot be read or names a step that does not exist is left out of the
-    vote and of k (ours); without any there is no verdict on any step.
+    A coroutine of {'process': one float a step}. A critique that does not come, cannot be read or names a step that does not
+    exist is left out of the vote and of k (ours); without any there is no verdict on any step.
 
   Raises:
     ValueError: `vote` is none of these, `critiques` is below 1, the task has no answer.
@@ -57,11 +57,14 @@ async def capo(episode: Episode, *, judge: Callable[..., Awaitable[str | None]],
   if critiques < 1:
     raise ValueError(f'critiques must be at least 1, not {critiques}.')
   n, asked = len(episode.nodes), prompt.format(task=episode.nodes[0].obs, answer=_shown(episode, answer), attempt=attempt(episode))
-  said = await asyncio.gather(*(judge(asked, sample=k) for k in range(critiques)))
-  lists = [found for text in said if (found := wrong(text, n)) is not None]
-  if not lists:
-    return {'process': [None] * n}
-  return {'process': [-1. if VOTES[vote](sum(j in found for found in lists), len(lists)) else 0. for j in range(1, n + 1)]}
+
+  async def marks():
+    said = await asyncio.gather(*(judge(asked, sample=k) for k in range(critiques)))
+    lists = [found for text in said if (found := wrong(text, n)) is not None]
+    if not lists:
+      return {'process': [None] * n}
+    return {'process': [-1. if VOTES[vote](sum(j in found for found in lists), len(lists)) else 0. for j in range(1, n + 1)]}
+  return marks()
 
 
 capo.grain = 'episode'
@@ -93,5 +96,5 @@ def _shown(episode, key):
   data = episode.task.data
   gold = data.get(key) if isinstance(data, Mapping) else getattr(data, key, None)
   if gold is None:
-    raise ValueError(f"capo needs tasks whose data has '{key}'; task {episode.task.id} has none (answer=None: the judge is not shown it).")
+    raise ValueError(f"capo needs tasks whose data has '{key}', or answer=None; task {episode.task.id} has none.")
   return f'\nRight answer:\n{gold}\n'

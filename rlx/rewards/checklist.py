@@ -21,25 +21,25 @@ Question: {question}
 Answer from what stands above alone. End with one line that holds Yes or No and nothing else."""
 
 
-async def checklist(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], items: Sequence[Mapping] | None = None,
-                    prompt: str = PROMPT, into: str = 'turn') -> dict[str, list]:
+def checklist(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], items: Sequence[Mapping] | None = None,
+              prompt: str = PROMPT, into: str = 'turn') -> Awaitable[dict[str, list]]:
   """The weighted share of a turn's checklist items that pass (CM2, arXiv:2602.12268).
 
     u_k = sum_i w_i 1{item i passes at turn k} / sum_i w_i   over the items of turn k;   0 where a turn has none
 
-  Many small yes-or-no questions, one number a turn; the estimator compares equal turns. The paper's items also carry pointers to evidence
-  and depend on one another; how weights are summed up is not known (ours), and neither are the words of its prompt.
+  Many small yes-or-no questions, one number a turn; the estimator compares equal turns. The paper's items also carry pointers
+  to evidence and depend on one another; how weights are summed up is not known (ours), and neither are the words of its prompt.
 
   Args:
-    episode: its task's data may have, as a field or key, `checklist`: a list of dict(question, weight=1., turn=None), `turn` counted
-      from 0 along the episode; None: an item of every turn. Items of turns that never came are left out.
+    episode: its task's data may have, as a field or key, `checklist`: a list of dict(question, weight=1., turn=None), `turn`
+      counted from 0 along the episode; None: an item of every turn. Items of turns that never came are left out.
     judge: is asked once for each item and turn, all at the same time.
     items: the checklist of tasks that have none.
     prompt: with the fields {history}, {turn} and {question}.
     into: channel: 'turn', or 'checklist' where the environment pays 'turn' itself.
 
   Returns:
-    {into: one float a step}; None on a turn of which an item has no answer, or one that is neither yes nor no.
+    A coroutine of {into: one float a step}; None on a turn of which an item has no answer, or one that is neither yes nor no.
 
   Raises:
     ValueError: there is no checklist, an item has no question or a weight that is not above 0, `into` is neither.
@@ -61,7 +61,8 @@ async def checklist(episode: Episode, *, judge: Callable[..., Awaitable[str | No
 
   async def ask(k, item):
     history = ''.join(n.obs + n.text for n in episode.nodes[:k]) + episode.nodes[k].obs
-    return passes(await judge(prompt.format(history=history.strip(), turn=episode.nodes[k].text.strip(), question=item['question'])))
+    said = episode.nodes[k].text.strip()
+    return passes(await judge(prompt.format(history=history.strip(), turn=said, question=item['question'])))
 
   async def pay(k):
     own = [item for item in found if item.get('turn') in (None, k)]
@@ -71,7 +72,9 @@ async def checklist(episode: Episode, *, judge: Callable[..., Awaitable[str | No
     weights = [float(item.get('weight', 1.)) for item in own]
     return sum(w for w, v in zip(weights, verdicts, strict=True) if v) / sum(weights) if own else 0.
 
-  return {into: list(await asyncio.gather(*map(pay, range(len(episode.nodes)))))}
+  async def turns():
+    return {into: list(await asyncio.gather(*map(pay, range(len(episode.nodes)))))}
+  return turns()
 
 
 checklist.grain = 'episode'

@@ -18,9 +18,9 @@ def reex_sql(episode: Episode, *, tags: Sequence[str] = ('sql', 'generate_sql'),
 
     R = 2 [form] + 3 [right] + [same text] + [same entities] + 2 useful / tried
 
-  The weights are the paper's; that the terms add up is ours, and so is what they are. Same text: up to case and spaces outside of
-  quotes, and a semicolon. Entities: the tables and columns that SQLite reads. Useful: a query in between that gives rows, from a table
-  the gold query reads too, and is not one that was tried before.
+  The weights are the paper's; that the terms add up is ours, and so is what they are. Same text: up to case and spaces outside
+  of quotes, and a semicolon. Entities: the tables and columns that SQLite reads. Useful: a query in between that gives rows, from
+  a table the gold query reads too, and is not one that was tried before.
 
   Args:
     episode: its task's data has `path`, a SQLite file that does not change, and `sql`, the gold query.

@@ -10,16 +10,17 @@ writes = ('reward/judge',)
 
 
 def reseek(episode: Episode, *, tag: str = 'judge', words: Sequence[str] = ('Yes', 'No'), search: str | None = 'search',
-           answer: str = 'answer', similarity: Callable[[str, str], float] | None = None, threshold: float = .7, match: float = .3,
-           yes: float = -.6, no: float = -.3, missing: float = 0., gamma: float = 1., outcome: str | None = 'task') -> dict[str, list]:
+           answer: str = 'answer', similarity: Callable[[str, str], float] | None = None, threshold: float = .7,
+           match: float = .3, yes: float = -.6, no: float = -.3, missing: float = 0., gamma: float = 1.,
+           outcome: str | None = 'task') -> dict[str, list]:
   """Pays each verdict of the agent on what its search brought, and the outcome (ReSeek, arXiv:2510.00568).
 
     right_t = similarity(observation_t, answer) > threshold
     r_t = match if the verdict is right, `yes` if it is Yes and should not be, `no` if it is No and should not be
     R = sum_t gamma^{t-1} r_t,   whose last term is the outcome
 
-  A step that follows a search owes a verdict on its observation, `<judge>Yes</judge>`; of several the first counts, case does not. The
-  terms t are the verdicts owed, in their order, and then the outcome. GRPO on this channel is the paper's.
+  A step that follows a search owes a verdict on its observation, `<judge>Yes</judge>`; of several the first counts, case does
+  not. The terms t are the verdicts owed, in their order, and then the outcome. GRPO on this channel is the paper's.
 
   Args:
     episode: its task's data has the answer.

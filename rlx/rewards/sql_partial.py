@@ -33,8 +33,8 @@ def sql_partial(episode: Episode, *, judge: Callable[..., Awaitable[str | None]]
     R = 3 [right] + 2 judge [not right] + J(schema) + J(bigrams) + [runs] + [form]
     J(P, G) = |P & G| / (|P | G| + 1e-4)   of the query's set and the gold query's
 
-  Right: the gold query's rows, and not none at all. Bigrams: pairs of words between spaces, as they stand. The weights are those of a
-  port whose list of rewards is the paper's; they are not checked against it.
+  Right: the gold query's rows, and not none at all. Bigrams: pairs of words between spaces, as they stand. The weights are those
+  of a port whose list of rewards is the paper's; they are not checked against it.
 
   Args:
     episode: its task's data has `path`, a SQLite file that does not change, and `sql`, the gold query.

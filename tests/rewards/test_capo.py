@@ -82,6 +82,7 @@ def test_all_critiques_are_under_way_at_once():
 
 def test_faults():
   for kw, message in ((dict(vote='all'), "vote is 'intersection', 'majority' or 'union', not 'all'"),
-                      (dict(critiques=0), 'critiques must be at least 1, not 0'), (dict(data={}), "data has 'answer'; task t has none")):
+                      (dict(critiques=0), 'critiques must be at least 1, not 0'),
+                      (dict(data={}), "data has 'answer', or answer=None; task t has none")):
     with pytest.raises(ValueError, match=message):
       marks(scripted(), 'a', **kw)
