@@ -22,7 +22,7 @@ INK, DIM, PALE, RULE = '#1b1f24', '#333a42', '#868e98', '#8b919a'
 ENDS = ('', '\N{BLACK CIRCLE} done', '\N{CIRCLE WITH LEFT HALF BLACK} cut', '\N{BALLOT X} failed')
 LEFT = '\N{WHITE CIRCLE} abandoned'
 DASHES = {ENDS[2]: (4, 2), ENDS[3]: (1, 2)}
-SIZE, LINE, PAD = 10, 13, 5                           # of the text, in pixels
+SIZE, LINE, PAD, HALF = 10, 13, 5, 16                 # pixels: of the text, from line to line, around it, half a bar
 
 
 class Drawing(str):
@@ -103,17 +103,19 @@ def draw(batch: Batch, *columns, names: Sequence[str] = ('adv',), file: str | pa
     raise ValueError(f"a drawing is written as .svg or .png, not as '{file}'.")
   named = list(by_step(batch, columns, names).items())
   full = {k: _largest(x) if scale is None else float(scale) for k, x in named}
-  shapes, x, y, wide, high = [], PAD, PAD, 0., 0.
-  for i, part in enumerate([[c] for c in named] if panels and named else [named]):
-    if panels and i and not i % panels:
-      x, y = PAD, high + 2 * LINE
-    right = x
-    if part:
-      parts, right = _legend(x, y, part[0][0], full[part[0][0]])
-      shapes += parts
-    parts, edge, bottom = trees(_steps(batch, part, full, text, also, most), down=down, x=x, y=y + (20 if part else 0))
-    shapes += parts
-    x, wide, high = max(right, edge) + 3 * PAD, max(wide, right, edge), max(high, bottom)
+
+  def panel(part, x, y):
+    shapes, right = _legend(x, y, part[0][0], full[part[0][0]]) if part else ([], x)
+    parts, edge, bottom = trees(_steps(batch, part, full, text, also, most), down=down, x=x, y=y + (2 * SIZE if part else 0))
+    return shapes + parts, max(right, edge), bottom
+  parts = [[c] for c in named] if panels and named else [named]
+  cell = max(panel(p, 0, 0)[1] for p in parts) + 3 * PAD if len(parts) > 1 else 0.
+  shapes, y, wide, high = [], PAD, 0., 0.
+  for i, part in enumerate(parts):
+    y = high + 2 * LINE if i and i % panels == 0 else y
+    more, right, bottom = panel(part, PAD + (i % panels if panels else 0) * cell, y)
+    shapes += more
+    wide, high = max(wide, right), max(high, bottom)
   more = int(np.sum(batch.nodes.valid)) - most
   if more > 0:
     high += LINE + PAD
@@ -276,7 +278,8 @@ def trees(steps: Sequence[Step], *, down: bool = False, x: float = 0., y: float 
       slot[i] = (slot[kids[i][0]] + slot[kids[i][-1]]) / 2
   number, room = {g: k for k, g in enumerate(first)}, widest - 2 * PAD
   wide = [_room(f'{clean(s.head)}  {s.said}') + PAD for s in steps] + [_room(clean(t)) for s in steps for t in s.lines]
-  wide += [_room(clean(k)) + 80 for s in steps for k, *_ in s.bars]
+  figures = max([_room(signed(v)) for s in steps for _, v, _ in s.bars], default=0.)
+  wide += [_room(clean(k)) + figures + 2 * HALF + 2 * PAD for s in steps for k, *_ in s.bars]
   w = min(max(wide, default=0.), room) + 2 * PAD
   h = 2 * PAD + LINE * max((len(s.lines) + len(s.bars) for s in steps), default=0) + SIZE
   caption = 16. if len(first) > 1 else 0.
@@ -300,7 +303,7 @@ def trees(steps: Sequence[Step], *, down: bool = False, x: float = 0., y: float 
     if s.parent >= 0:
       a, b = corner[s.parent]
       paths.append(_link((a + w / 2, b + h) if down else (a + w, b + h / 2), corner[i], w, h, down))
-  boxes = [shape for s, (a, b) in zip(steps, corner, strict=True) for shape in _box(s, a, b, w, h)]
+  boxes = [shape for s, (a, b) in zip(steps, corner, strict=True) for shape in _box(s, a, b, w, h, figures)]
   return [Lines(paths), *shapes, *boxes], max([a + w for a, _ in corner], default=x), max([b + h for _, b in corner], default=y)
 
 
@@ -314,7 +317,7 @@ def _link(start, corner, w, h, down):
   return (a, b), (middle, b), (middle, d), (c, d)
 
 
-def _box(s, x, y, w, h):
+def _box(s, x, y, w, h, figures):
   ink, room = PALE if s.pale else INK, w - 2 * PAD
   shapes = [Box(x, y, w, h, s.fill, PALE if s.pale else RULE, s.dash, 3)]
   at = y + PAD + SIZE - 1
@@ -326,11 +329,11 @@ def _box(s, x, y, w, h):
     shapes.append(Text(x + PAD, at, clipped(line, room), PALE if s.pale else DIM))
   for name, value, share in s.bars:
     at += LINE
-    middle, half = x + w - PAD - 57, 16
-    shapes += [Text(x + PAD, at, clipped(name, room - 72), PALE if s.pale else DIM), Text(x + w - PAD, at, signed(value), ink, 'end'),
-               Box(middle - half - 1, at - 10, 2 * half + 2, LINE, '#ffffff')]
+    middle = x + w - 2 * PAD - figures - HALF
+    shapes += [Text(x + PAD, at, clipped(name, room - figures - 2 * HALF - 2 * PAD), PALE if s.pale else DIM), Text(x + w - PAD, at, signed(value), ink, 'end'),
+               Box(middle - HALF - 1, at - 10, 2 * HALF + 2, LINE, '#ffffff')]
     if share:
-      shapes.append(Box(middle if share > 0 else middle + half * share, at - 8, half * abs(share), 9, color(share, abs(share))))
+      shapes.append(Box(middle if share > 0 else middle + HALF * share, at - 8, HALF * abs(share), 9, color(share, abs(share))))
     shapes.append(Box(middle - .5, at - 10, 1, LINE, RULE))
   return shapes
 
