@@ -82,11 +82,13 @@ def every_column(size: int) -> Batch:
   nodes = Nodes(
       parent=jnp.asarray(np.where(at % TURNS, at - 1, -1)), group=jnp.asarray(at // (WIDTH * TURNS)), valid=jnp.ones(size, bool),
       end=jnp.asarray((at % TURNS == TURNS - 1).astype(np.int32)), reward=draw(testing.REWARDS, size, jnp.float32),
-      judged=draw(testing.JUDGED, size, bool), label=draw(testing.LABELS, size, jnp.int32), value=draw(testing.VALUES, size, jnp.float32))
+      judged=draw(testing.JUDGED, size, bool), label=draw(testing.LABELS, size, jnp.int32),
+      value=draw(testing.VALUES, size, jnp.float32))
   yes = jnp.ones(rows, bool)
   tokens = Tokens(
-      ids=jnp.asarray(np.arange(size * TOKENS, dtype=np.int32).reshape(rows) % 1000), node=jnp.asarray(np.repeat(at, TOKENS).reshape(rows)),
-      segment=jnp.zeros(rows, jnp.int32), position=jnp.broadcast_to(jnp.arange(rows[1], dtype=jnp.int32), rows), sampled=yes, mask=yes,
+      ids=jnp.asarray(np.arange(size * TOKENS, dtype=np.int32).reshape(rows) % 1000),
+      node=jnp.asarray(np.repeat(at, TOKENS).reshape(rows)), segment=jnp.zeros(rows, jnp.int32),
+      position=jnp.broadcast_to(jnp.arange(rows[1], dtype=jnp.int32), rows), sampled=yes, mask=yes,
       logp=draw(dict(logp=testing.LOGP), rows, jnp.float32)['logp'], role=draw(testing.ROLES, rows, bool),
       stream=draw(testing.STREAMS, rows, jnp.float32))
   return Batch(nodes=nodes, tokens=tokens, prompt=draw(testing.PROMPT, size // (WIDTH * TURNS), jnp.float32))

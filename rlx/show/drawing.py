@@ -74,8 +74,9 @@ class Lines(NamedTuple):
 
 # ---- a batch -----------------------------------------------------------------------------------------------------------
 
-def draw(batch: Batch, *columns, names: Sequence[str] = ('adv',), file: str | pathlib.Path | None = None, text: Sequence[str] | None = None,
-         also: Sequence[str] | None = None, down: bool = False, panels: int = 0, scale: float | None = None, most: int = 400) -> Drawing:
+def draw(batch: Batch, *columns, names: Sequence[str] = ('adv',), file: str | pathlib.Path | None = None,
+         text: Sequence[str] | None = None, also: Sequence[str] | None = None, down: bool = False, panels: int = 0,
+         scale: float | None = None, most: int = 400) -> Drawing:
   """A drawing of the trees of a batch: a box a step, blue above zero, orange below, white at it.
 
   A shared step is one box with several behind it. Ends are marked, and boxes that get no credit are pale. The first column colours the
@@ -97,10 +98,13 @@ def draw(batch: Batch, *columns, names: Sequence[str] = ('adv',), file: str | pa
     The SVG text.
 
   Raises:
-    ValueError: not as many names as columns, a text too many or too few, a name in `also` that the batch lacks, another kind of file.
+    ValueError: not as many names as columns, a text too many or too few, a name in `also` that the batch lacks, another kind of file,
+      a scale that is not above 0.
   """
   if file is not None and pathlib.Path(file).suffix not in ('.svg', '.png'):
     raise ValueError(f"a drawing is written as .svg or .png, not as '{file}'.")
+  if scale is not None and not scale > 0:
+    raise ValueError(f'scale is a number above 0, not {scale}.')
   named = list(by_step(batch, columns, names).items())
   full = {k: _largest(x) if scale is None else float(scale) for k, x in named}
 
@@ -175,8 +179,8 @@ def _steps(batch, named, full, text, also, most):
              _filled(f'{k} {plain(x[i])}' for k, x in value.items())]
     one = Step(place[parent[i]], group[i], f'{i} {mark}'.rstrip(), lines=sum(lines, []), dash=DASHES.get(mark, ()), pale=i not in live)
     if named:
-      (_, number, most_of_it), *others = [(k, float(x[i]), full[k]) for k, x in named]
-      one = one._replace(said=signed(number), fill=color(number, most_of_it), bars=[(k, x, _share(x, m)) for k, x, m in others])
+      (_, number, top), *others = [(k, float(x[i]), full[k]) for k, x in named]
+      one = one._replace(said=signed(number), fill=color(number, top), bars=[(k, x, _share(x, m)) for k, x, m in others])
     out.append(one)
   return out
 
@@ -230,7 +234,8 @@ def signed(x: float) -> str:
 
 def clean(text: Any) -> str:
   """One line of text without control, format and private characters: what is left is allowed in XML."""
-  return ''.join(' ' if c in '\t\n\r' else c if unicodedata.category(c)[0] != 'C' else '\N{REPLACEMENT CHARACTER}' for c in str(text)[:400])
+  bad = '\N{REPLACEMENT CHARACTER}'
+  return ''.join(' ' if c in '\t\n\r' else bad if unicodedata.category(c)[0] == 'C' else c for c in str(text)[:400])
 
 
 def _room(text: str) -> float:
@@ -330,7 +335,8 @@ def _box(s, x, y, w, h, figures):
   for name, value, share in s.bars:
     at += LINE
     middle = x + w - 2 * PAD - figures - HALF
-    shapes += [Text(x + PAD, at, clipped(name, room - figures - 2 * HALF - 2 * PAD), PALE if s.pale else DIM), Text(x + w - PAD, at, signed(value), ink, 'end'),
+    shapes += [Text(x + PAD, at, clipped(name, room - figures - 2 * HALF - 2 * PAD), PALE if s.pale else DIM),
+               Text(x + w - PAD, at, signed(value), ink, 'end'),
                Box(middle - HALF - 1, at - 10, 2 * HALF + 2, LINE, '#ffffff')]
     if share:
       shapes.append(Box(middle if share > 0 else middle + HALF * share, at - 8, HALF * abs(share), 9, color(share, abs(share))))

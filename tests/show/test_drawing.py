@@ -112,6 +112,8 @@ def test_mistakes_are_named():
     toy.draw(b, b.nodes.reward['task'], b.nodes.reward['task'])
   with pytest.raises(ValueError, match="no reward, label or value 'state'; this batch has \\['task'\\]"):
     toy.draw(b, also=('state',))
+  with pytest.raises(ValueError, match='scale is a number above 0, not 0'):
+    toy.draw(b, scale=0)
   with pytest.raises(ValueError, match='2 texts for 7 steps'):
     toy.draw(b, text=['a', 'b'])
 
