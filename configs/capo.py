@@ -1,8 +1,7 @@
 """CAPO on the probe task: a judge lists the wrong steps of an episode, four times; all four must agree. arXiv:2508.02298.
 
 The paper: outcome 2, a wrong step -1, 16 rollouts, Qwen2.5-72B as the judge. Here a script is the judge (it knows what the task
-asks), dict(name='http', url=..., model=...) is a real one; and there are two tracks, the second of which compares steps at equal
-observations, instead of one sum normalised over tokens.
+asks), dict(name='http', url=..., model=...) is a real one.
 """
 
 from configs import probe
@@ -16,7 +15,5 @@ def get_config():
   c.explorer.width, c.on_policy_prompts = 16, 2
   judge = dict(name='scripted', rules=(RIGHT,), otherwise='Wrong steps: 1')
   c.rewards = (dict(name='capo', critiques=4, vote='intersection', judge=judge),)
-  track = dict(selector=(), average='token_mean', loss=(dict(name='ppo_clip'),))
-  c.tracks = dict(main=dict(track, estimator=('grpo',), coef=2.),
-                  process=dict(track, estimator=(dict(name='gigpo', channel='process', gamma=0.),), coef=1.))
+  c.tracks.main.estimator = (dict(name='capo_generative', process='process', whole=2., part=1.),)
   return c

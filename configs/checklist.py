@@ -1,7 +1,7 @@
 """Checklist rewards on the probe task: two questions about a turn instead of a reward that can be checked. arXiv:2602.12268 (CM2).
 
 A script is the judge (it looks things up in its prompt), dict(name='http', url=..., model=...) is a real one; data sets bring a
-checklist with each task. Turns are compared where the observation is the same, which in this task is the same turn.
+checklist with each task.
 """
 
 from configs import probe
@@ -15,5 +15,5 @@ def get_config():
   c = probe.get_config()
   c.name = 'checklist'
   c.rewards = (dict(name='checklist', items=ITEMS, into='checklist', judge=dict(name='scripted', rules=RULES, otherwise='No')),)
-  c.tracks.main.estimator = (dict(name='gigpo', channel='checklist', gamma=0., std=False),)
+  c.tracks.main.estimator = (dict(name='cm2', channel='checklist', turn='turn'),)
   return c
