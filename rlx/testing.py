@@ -37,11 +37,11 @@ REWARDS = dict(task=COIN, answer=COIN, schema=COIN, format=NORMAL, turn=NORMAL, 
 LABELS = dict(state=few(3), action=few(2), next=few(3), switch=few(2), turn=few(3), agent=few(2), select=few(2),
               source=few(1), drawn=lambda rng, n: rng.permutation(n) % 2)
 JUDGED = dict(prm=lambda rng, n: rng.uniform(size=n) < .8)
-VALUES = dict(value=NORMAL, low=NORMAL, high=NORMAL, term=NORMAL, p_answer=UNIFORM, conf=UNIFORM)
+VALUES = dict(value=NORMAL, low=NORMAL, high=NORMAL, term=NORMAL, p_answer=UNIFORM, conf=UNIFORM, prover=UNIFORM)
 STREAMS = dict(entropy=UNIFORM, old_logp=LOGP, ref_logp=LOGP, sampler_logp=LOGP, version=few(3), reward=NORMAL,
                value=NORMAL, **{f'value/{head}': NORMAL for head in ('value', 'critic', 'low', 'high', 'term')})
 ROLES = dict.fromkeys(('action', 'plan', 'switch', 'think', 'answer'), COIN)
-PROMPT = dict(source=few(2), difficulty=UNIFORM, p_answer=UNIFORM)
+PROMPT = dict(source=few(2), difficulty=UNIFORM, p_answer=UNIFORM, prior=UNIFORM, prover=UNIFORM)
 
 # ---- the forest: each prompt is (parents within the prompt, ends) ----------------------------------------------------
 
