@@ -24,9 +24,9 @@ Given answer:
 End with one line that says 'Score:' and a number from 0 (not at all) to 10 (entirely)."""
 
 
-async def craft_gui(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], gold: str | Callable[[Episode], Sequence[Mapping]] = 'steps',
-                    read: Callable[[str], Mapping | None] | None = None, weight_format: float = 1., weight_type: float = 1., weight_args: float = 1.,
-                    weight_judged: float = 1., prompt: str = PROMPT) -> dict[str, list]:
+def craft_gui(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], gold: str | Callable[[Episode], Sequence[Mapping]] = 'steps',
+              read: Callable[[str], Mapping | None] | None = None, weight_format: float = 1., weight_type: float = 1.,
+              weight_args: float = 1., weight_judged: float = 1., prompt: str = PROMPT) -> Awaitable[dict[str, list]]:
   """The mixed reward of CRAFT-GUI (arXiv:2508.11360), step by step.
 
     an action:  weight_format [in form] + weight_type [type is right] + weight_args [type is right] share of right arguments
@@ -46,7 +46,7 @@ async def craft_gui(episode: Episode, *, judge: Callable[..., Awaitable[str | No
     prompt: with the fields {question}, {answer} and {said}.
 
   Returns:
-    {'gui': one float a step}; None on an answer the judge gave no score.
+    A coroutine of {'gui': one float a step}; None on an answer the judge gave no score.
 
   Raises:
     ValueError: the task has no steps under that key.
@@ -68,8 +68,10 @@ async def craft_gui(episode: Episode, *, judge: Callable[..., Awaitable[str | No
     right = sum(k in given and same(given[k], v) for k, v in args.items()) / len(args) if args else 1.
     return form + weight_type + weight_args * right
 
-  known = await asyncio.gather(*(one(node, want) for node, want in zip(episode.nodes, steps, strict=False)))
-  return {'gui': [*known, *[0.] * (len(episode.nodes) - len(known))]}
+  async def paid():
+    known = await asyncio.gather(*(one(node, want) for node, want in zip(episode.nodes, steps, strict=False)))
+    return {'gui': [*known, *[0.] * (len(episode.nodes) - len(known))]}
+  return paid()
 
 
 craft_gui.grain = 'episode'

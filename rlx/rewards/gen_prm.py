@@ -22,8 +22,8 @@ The step to judge:
 Reason first, then end with one line that says 'Verdict: right' or 'Verdict: wrong'."""
 
 
-async def gen_prm(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], samples: int = 4, pay: str = 'share',
-                  prompt: str = PROMPT) -> dict[str, list]:
+def gen_prm(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], samples: int = 4, pay: str = 'share',
+            prompt: str = PROMPT) -> Awaitable[dict[str, list]]:
   """Verdicts that a judge writes out, several a step, voted.
 
     share:  x_j = right_j / k_j          vote:  x_j = 1 if right_j > k_j / 2, else 0
@@ -41,7 +41,7 @@ async def gen_prm(episode: Episode, *, judge: Callable[..., Awaitable[str | None
     prompt: with the fields {task} (the first observation), {before} and {step}.
 
   Returns:
-    {'gen_prm': one float a step}; None where no verdict on it came or could be read.
+    A coroutine of {'gen_prm': one float a step}; None where no verdict on it came or could be read.
 
   Raises:
     ValueError: no such `pay`; `samples` is below 1.
@@ -58,7 +58,9 @@ async def gen_prm(episode: Episode, *, judge: Callable[..., Awaitable[str | None
     said = [v for text in await asyncio.gather(*(judge(asked, sample=k) for k in range(samples))) if (v := verdict(text)) is not None]
     return None if not said else sum(said) / len(said) if pay == 'share' else float(2 * sum(said) > len(said))
 
-  return {'gen_prm': list(await asyncio.gather(*map(one, range(len(episode.nodes)))))}
+  async def steps():
+    return {'gen_prm': list(await asyncio.gather(*map(one, range(len(episode.nodes)))))}
+  return steps()
 
 
 gen_prm.grain = 'episode'

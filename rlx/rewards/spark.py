@@ -21,8 +21,8 @@ For each step reason first, then write one line that says 'Step 1: right' or 'St
 end with one line that says 'Verdict: right' if the attempt as a whole solves the task, else 'Verdict: wrong'."""
 
 
-async def spark(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], mode: str = 'process', weight: float = 0.5,
-                samples: int = 1, least: int = 1, most: int | None = None, once: str | None = None, prompt: str = PROMPT) -> dict[str, list]:
+def spark(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], mode: str = 'process', weight: float = 0.5, samples: int = 1,
+          least: int = 1, most: int | None = None, once: str | None = None, prompt: str = PROMPT) -> Awaitable[dict[str, list]]:
   """The reward of a process reward model that reasons about each step (SPARK, arXiv:2512.03244).
 
     process:    R = [format] v                      augmented:  R = [format] (weight v + (1 - weight) mean_j l_j)
@@ -47,7 +47,7 @@ async def spark(episode: Episode, *, judge: Callable[..., Awaitable[str | None]]
     prompt: with the fields {task} (the first observation) and {attempt}.
 
   Returns:
-    {'spark': R on the last step, 'spark_steps': l_j on each step}. A verification that misses a step or the verdict is left out; without
+    A coroutine of {'spark': R on the last step, 'spark_steps': l_j on each step}. A verification that misses a step or the verdict is left out; without
     any there is no verdict at all.
 
   Raises:
@@ -60,15 +60,18 @@ async def spark(episode: Episode, *, judge: Callable[..., Awaitable[str | None]]
   if samples < 1:
     raise ValueError(f'samples must be at least 1, not {samples}.')
   n, asked = len(episode.nodes), prompt.format(task=episode.nodes[0].obs, attempt=attempt(episode))
-  said = await asyncio.gather(*(judge(asked, sample=k) for k in range(samples)))
-  found = [r for text in said if (r := checked(text, n)) is not None]
-  if not found:
-    return {'spark': [0.] * (n - 1) + [None], 'spark_steps': [None] * n}
-  *steps, final = majority(found)
   text = '\n'.join(node.text for node in episode.nodes)
   form = least <= n <= (n if most is None else most) and (once is None or len(re.findall(once, text, re.DOTALL)) == 1)
-  paid = form * (final if mode == 'process' else weight * final + (1 - weight) * sum(steps) / n)
-  return {'spark': [0.] * (n - 1) + [float(paid)], 'spark_steps': [float(l) for l in steps]}
+
+  async def verified():
+    said = await asyncio.gather(*(judge(asked, sample=k) for k in range(samples)))
+    found = [r for text in said if (r := checked(text, n)) is not None]
+    if not found:
+      return {'spark': [0.] * (n - 1) + [None], 'spark_steps': [None] * n}
+    *steps, final = majority(found)
+    paid = form * (final if mode == 'process' else weight * final + (1 - weight) * sum(steps) / n)
+    return {'spark': [0.] * (n - 1) + [float(paid)], 'spark_steps': [float(l) for l in steps]}
+  return verified()
 
 
 spark.grain = 'episode'

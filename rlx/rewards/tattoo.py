@@ -41,9 +41,8 @@ The step to judge:
 Reason first, then end with one line that says 'Verdict: right' or 'Verdict: wrong'."""
 
 
-async def tattoo(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], ungrounded: float = 0.5, tool: str = TOOL,
-                 decide: str = DECIDE, max_rows: int = 200, max_bytes: int = 16_384, vm_steps: int = 100_000,
-                 seconds: float = 5.) -> dict[str, list]:
+def tattoo(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], ungrounded: float = 0.5, tool: str = TOOL, decide: str = DECIDE,
+           max_rows: int = 200, max_bytes: int = 16_384, vm_steps: int = 100_000, seconds: float = 5.) -> Awaitable[dict[str, list]]:
   """Verdicts grounded in a tool (TaTToo, arXiv:2510.06217).
 
     x_j = [right] g_j,   g_j = 1 where a query ran or none was needed, `ungrounded` where the judge wanted one and it did not run
@@ -61,7 +60,7 @@ async def tattoo(episode: Episode, *, judge: Callable[..., Awaitable[str | None]
     max_rows, max_bytes, vm_steps, seconds: limits of a query, as in reward `execute_sql`.
 
   Returns:
-    {'tattoo': one float a step}; None where either answer is missing, the verdict cannot be read, or the query was given up for its
+    A coroutine of {'tattoo': one float a step}; None where either answer is missing, the verdict cannot be read, or the query was given up for its
     time.
 
   Raises:
@@ -91,7 +90,9 @@ async def tattoo(episode: Episode, *, judge: Callable[..., Awaitable[str | None]
     right = verdict(await judge(decide.format(found=found, **fields)))
     return None if right is None else weight * right
 
-  return {'tattoo': list(await asyncio.gather(*map(one, range(len(episode.nodes)))))}
+  async def steps():
+    return {'tattoo': list(await asyncio.gather(*map(one, range(len(episode.nodes)))))}
+  return steps()
 
 
 tattoo.grain = 'episode'

@@ -45,6 +45,7 @@ def test_the_best_of_several_passages():
   assert abs(paid(GOOD, found, dict(relevant=['a', 'b', 'c'])) - 17 / 9) < 1e-9
   assert paid(GOOD, found, type('Data', (), dict(relevant=['z']))()) == 0. and paid(GOOD, lambda q, d: []) == 0.
   assert paid(GOOD, found, dict(passage=['x']), gold='passage') == 2.
+  assert paid(GOOD, lambda query, depth: ['go', 'gold'], dict(relevant='gold')) == 17 / 9, 'a text is one id'
 
 
 @pytest.mark.parametrize('text', ['<rewrite>who?</rewrite>', '<think>so</think><rewrite>who?</rewrite>', 'so ' + GOOD, '<think>so</think>\n'])
