@@ -1,7 +1,7 @@
-"""Atom-Searcher on a probe task: scores of thoughts count half at first, the outcome alone after 30 steps of RL. arXiv:2508.12800.
+"""Atom-Searcher on a probe task: thoughts count half at first, the outcome alone after 30 steps of RL. arXiv:2508.12800.
 
-A thought is a step, its score the probe task's noisy 'prm' (the paper: a reasoning reward model on units of a thought). Steps count over both
-phases, and imitation has 60. Start, line and end of the schedule are ours.
+A thought is a step, its score the probe task's noisy 'prm' (the paper: a reasoning reward model on units of a thought).
+Steps count over both phases, and imitation has 60. Start, line and end of the schedule are ours.
 """
 
 from configs import probe

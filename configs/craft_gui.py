@@ -1,7 +1,8 @@
-"""CRAFT-GUI's mixed reward on a probe task: actions are paid by rule, the last step as an answer by a judge. arXiv:2508.11360.
+"""CRAFT-GUI's mixed reward on a probe task: actions are paid by rule, an answer at the end by a judge. arXiv:2508.11360.
 
-There is no screen here: the first action must repeat the cue, any goes after that, and the last one answers what the cue was. The judge
-follows a rule, so that this runs anywhere. The weights are ours; the paper's curriculum by difficulty is left out.
+There is no screen here: the first action must repeat the cue, any goes after that, and the last one answers what the cue
+was. The judge follows a rule, so that this runs anywhere. The weights are ours; the paper's curriculum by difficulty is left
+out.
 """
 
 import re
@@ -12,7 +13,8 @@ from configs import probe
 def gold(episode):
   """The steps of an episode as they should be."""
   cue = episode.task.data['answer']
-  return [dict(type='act', args=dict(action=cue))] + [dict(type='act')] * 6 + [dict(question='What was shown first?', answer=cue)]
+  first, last = dict(type='act', args=dict(action=cue)), dict(question='What was shown first?', answer=cue)
+  return [first, *[dict(type='act')] * 6, last]
 
 
 def read(text):

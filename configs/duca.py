@@ -1,7 +1,7 @@
 """DuCA on a probe task: turns and sessions are normalised each by itself, then added. arXiv:2603.01481.
 
-The probe task's 'turn' is a verdict on each action that is wrong one time in ten; the paper's are rules (fluency, compliance, identity), its
-session is paid where a customer was won. Weights 1 and 1 are ours.
+The probe task's 'turn' is a verdict on each action that is wrong one time in ten; the paper's are rules (fluency,
+compliance, identity), its session is paid where a customer was won. Weights 1 and 1 are ours.
 """
 
 from configs import probe

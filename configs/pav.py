@@ -1,7 +1,7 @@
 """PAV on the quickstart's task: the outcome plus the progress of each step under the best of four tries. arXiv:2410.08146.
 
-The prover's chance is the policy's probability of the gold query, forced below each step, the geometric mean over its tokens. The paper samples
-rollouts of another model and trains a verifier on them; K = 4 and alpha = 1 are ours.
+The prover's chance is the policy's probability of the gold query, forced below each step, the geometric mean over its
+tokens. The paper samples rollouts of another model and trains a verifier on them; K = 4 and alpha = 1 are ours.
 """
 
 from configs import quickstart

@@ -1,7 +1,8 @@
-"""ConvSearch-R1's rank reward on a probe task: an episode is paid by how near its last action is to the cue it has to recall. arXiv:2505.15776.
+"""ConvSearch-R1's rank reward on a probe task: paid is how near the last action comes to the cue. arXiv:2505.15776.
 
-There is no retriever here: four passages are ranked by their distance to the digit that was said, so that this runs anywhere. The paper pays
-ranks up to 10 above 1 and up to 100 above 0, wants <think> and <rewrite>, and takes 16 rollouts at temperature 0.7 and a KL term of 0.001.
+There is no retriever here: four passages are ranked by their distance to the digit that was said, so that this runs
+anywhere. The paper pays ranks up to 10 above 1 and up to 100 above 0, wants <think> and <rewrite>, and takes 16 rollouts at
+temperature 0.7 and a KL term of 0.001.
 """
 
 from configs import probe

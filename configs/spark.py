@@ -1,7 +1,8 @@
-"""SPARK on a probe task: an episode is paid a judge's verdict that was reached step by step, and nothing else. arXiv:2512.03244.
+"""SPARK on a probe task: an episode is paid a judge's verdict, reached step by step. arXiv:2512.03244.
 
-The judge below follows rules, so that this runs anywhere: the first of the eight actions must repeat the cue. The paper's is a trained model of
-14 billion parameters; give `judge=dict(name='http', url=..., model=...)`. An episode of another length is out of form.
+The judge below follows rules, so that this runs anywhere: the first of the eight actions must repeat the cue. The paper's is
+a trained model of 14 billion parameters; give `judge=dict(name='http', url=..., model=...)`. An episode of another length is
+out of form.
 """
 
 from configs import probe

@@ -1,7 +1,8 @@
-"""TaTToo on the quickstart's task: verdicts on each step, grounded in queries that run on the task's tables. arXiv:2510.06217.
+"""TaTToo on the quickstart's task: verdicts on each step, grounded in queries on the task's tables. arXiv:2510.06217.
 
 The judge below follows rules, so that this runs anywhere: it counts the tables and finds exploring right. Give
-`judge=dict(name='http', url=..., model=...)` a model; the paper trains one of 8 billion parameters and uses it to choose among answers.
+`judge=dict(name='http', url=..., model=...)` a model; the paper trains one of 8 billion parameters and uses it to choose
+among answers.
 """
 
 from configs import quickstart
@@ -15,5 +16,6 @@ def get_config():
   warm, rl = c.phases
   judge = dict(name='scripted', rules=tuple(RULES.items()), otherwise='Verdict: wrong')
   c.phases = (warm, {**rl, 'rewards': (dict(name='tattoo', judge=judge),),
-                     'tracks.main.estimator': (dict(name='duca', session='task', turn='tattoo'),), 'tracks.main.selector': ()})
+                     'tracks.main.estimator': (dict(name='duca', session='task', turn='tattoo'),),
+                     'tracks.main.selector': ()})
   return c

@@ -1,6 +1,7 @@
-"""TreePS-RAG on a probe task: trees of eight leaves, a step is paid what it adds to the mean outcome below it. arXiv:2601.06922.
+"""TreePS-RAG on a probe task: a step is paid what it adds to the mean outcome of the leaves below it. arXiv:2601.06922.
 
-Two next steps at each of three levels, then on to the end. How a value becomes an advantage is not known: 'td' here, 'sib' and 'mix' are there too.
+Two next steps at each of three levels, then on to the end. How a value becomes an advantage is not known: 'td' here, 'sib'
+and 'mix' are there too.
 """
 
 from configs import probe

@@ -1,7 +1,8 @@
-"""V_0.5 on a probe task: four rollouts a prompt, up to eight where they contradict the prior, a baseline between both. arXiv:2603.10848.
+"""V_0.5 on a probe task: few rollouts, more where they contradict a prior, a baseline between both. arXiv:2603.10848.
 
-The paper's prior is a trained model of values; here it is the policy's own probability of the right answer, forced in front of the first step
-(probe `prover`). The budget is decided before that is known, so it goes by a prior of 0.5. Group size 4 is the paper's, the cost ours.
+Four rollouts a prompt, up to eight. The paper's prior is a trained model of values; here it is the policy's own probability
+of the right answer, forced in front of the first step (probe `prover`). The budget is decided before that is known, so it
+goes by a prior of 0.5. Group size 4 is the paper's, the cost ours.
 """
 
 from configs import probe

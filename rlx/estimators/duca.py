@@ -13,8 +13,8 @@ def duca(batch: Batch, *, session: str = 'session', turn: str = 'turn', weight: 
     A_s = weight (x_s - m) / (d + eps) + weight_session (R - mean_g R) / (std_g R + eps)
 
   x: the reward of a turn, m and d its mean and deviation over `pool`; R: what the session was paid, over the episodes of the
-  prompt. So neither horizon drowns the other, whatever its scale. That each is normalised by itself is the paper's; over what
-  turns are compared, the weights and the deviations are ours.
+  prompt. So neither horizon drowns the other, whatever its scale. That each is normalised by itself is the paper's; over
+  what turns are compared, the weights and the deviations are ours.
 
   Args:
     batch: reads `reward[session]`, summed along the path, and `reward[turn]`, each step's own.

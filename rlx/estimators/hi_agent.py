@@ -6,14 +6,15 @@ from rlx import groups, tree
 from rlx.types import Array, Batch
 
 
-def hi_agent(batch: Batch, *, channel: str = 'turn', form: str | None = 'format', weight: float = 1.0, weight_form: float = 1.0,
-             low: str | None = None, same: str | None = 'state', std: bool = True, ddof: int = 1, eps: float = 1e-6) -> Array:
+def hi_agent(batch: Batch, *, channel: str = 'turn', form: str | None = 'format', weight: float = 1.0,
+             weight_form: float = 1.0, low: str | None = None, same: str | None = 'state', std: bool = True, ddof: int = 1,
+             eps: float = 1e-6) -> Array:
   """The foresight advantage of a high-level step (arXiv:2510.14388).
 
     r_s = weight_form f_s + weight e_s,   A_s = (r_s - mean r) / (std r + eps) over the steps for the same state
 
-  f: whether the step is in form; e: feedback of the execution. Each step is an episode of its own, so a long task is no longer
-  than a short one and no critic is needed. The group and the use of feedback are the paper's, the form of r is ours.
+  f: whether the step is in form; e: feedback of the execution. Each step is an episode of its own, so a long task is no
+  longer than a short one and no critic is needed. The group and the use of feedback are the paper's, the form of r is ours.
 
   Args:
     batch: reads `reward[channel]` and `reward[form]`, each step's own, and `label[same]`.
@@ -43,4 +44,5 @@ def hi_agent(batch: Batch, *, channel: str = 'turn', form: str | None = 'format'
   r = weight * tree.fold_up(n.reward[channel], n.parent, goes)
   if form is not None:
     r, high = r + weight_form * n.reward[form], high & tree.judged(n, form)
-  return groups.group_norm(r, groups.dense_ids(n.group, n.parent if same is None else n.label[same]), high, std=std, ddof=ddof, eps=eps)
+  ids = groups.dense_ids(n.group, n.parent if same is None else n.label[same])
+  return groups.group_norm(r, ids, high, std=std, ddof=ddof, eps=eps)

@@ -6,22 +6,22 @@ from rlx import groups, tree
 from rlx.types import Array, Batch
 
 
-def pav(batch: Batch, *, channel: str = 'task', value: str = 'prover', alpha: float = 1.0, best_of: int | None = 4, std: bool = False,
-        ddof: int = 1, eps: float = 1e-6) -> Array:
+def pav(batch: Batch, *, channel: str = 'task', value: str = 'prover', alpha: float = 1.0,
+        best_of: int | None = 4, std: bool = False, ddof: int = 1, eps: float = 1e-6) -> Array:
   """Effective rewards with a process advantage (arXiv:2410.08146).
 
     A_s = (R - mean_g R) + alpha (V(after s) - V(before s)),   V = 1 - (1 - p)^K
 
-  p: the chance of the policy to be right from there on, V that of the best of K tries: the prover, which must not be the policy
-  itself and makes small progress of a weak policy large. Progress counts on its own step only: summed along a path it would be
-  the same for all paths of equal outcome. Where the episode ends V is its return.
+  p: the chance of the policy to be right from there on, V that of the best of K tries: the prover, which must not be the
+  policy itself and makes small progress of a weak policy large. Progress counts on its own step only: summed along a path it
+  would be the same for all paths of equal outcome. Where the episode ends V is its return.
 
   The effective reward and the prover are the paper's; the mean as the outcome's baseline, and the numbers K and alpha (it is
   tuned for each model), are ours.
 
   Args:
-    batch: reads `reward[channel]`, summed along the path, a right answer 1 and a wrong one 0; `value[value]` `[N]`, p below each
-      step, and `prompt[value]` `[G]`, p before the first one (probe `prover`). Steps that a segmenter cuts have no p.
+    batch: reads `reward[channel]`, summed along the path, a right answer 1 and a wrong one 0; `value[value]` `[N]`, p below
+      each step, and `prompt[value]` `[G]`, p before the first one (probe `prover`). Steps that a segmenter cuts have no p.
     channel: reward channel.
     value: name of p.
     alpha: weight of the progress.

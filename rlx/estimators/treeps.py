@@ -15,9 +15,9 @@ def treeps(batch: Batch, *, channel: str = 'task', mode: str = 'td', ddof: int =
     sib:  A(n) = (V(n) - mean V) / (std V + eps)   over the steps that answer the same previous step
     mix:  A(n) = (V(n) - V(question)) + (V(n) - V(previous step))
 
-  V is the paper's; how it becomes an advantage is not known, the three modes are ours. A leaf that a limit cut off counts with
-  the reward it has. A shared step is trained once, so it needs no weight for the leaves below it. On a chain V is the same at
-  all steps: grow a tree (explorer `levels`).
+  V is the paper's; how it becomes an advantage is not known, the three modes are ours. A leaf that a limit cut off counts
+  with the reward it has. A shared step is trained once, so it needs no weight for the leaves below it. On a chain V is the
+  same at all steps: grow a tree (explorer `levels`).
 
   Args:
     batch: reads `reward[channel]`; R is its sum along the path, over episodes with end 1 or 2.

@@ -12,17 +12,17 @@ def v05(batch: Batch, *, channel: str = 'task', prior: str = 'prior', variance: 
     A_i = R_i - b,   b = m + w (v - m)
     w = s / (s + D),   s = var / n,   D = max(0, (m - v)^2 - s)
 
-  v: the prior, m and var: mean and variance of the n returns of the prompt. Where they agree within the noise of m, w is 1 and
-  the prior is the baseline; the more they conflict, the more m counts. So the rollouts of a prompt that all failed, or all
-  succeeded, still teach. That prior and mean are fused, with the least squared error, is the paper's; w is ours (the positive
-  part of James and Stein).
+  v: the prior, m and var: mean and variance of the n returns of the prompt. Where they agree within the noise of m, w is 1
+  and the prior is the baseline; the more they conflict, the more m counts. So the rollouts of a prompt that all failed, or
+  all succeeded, still teach. That prior and mean are fused, with the least squared error, is the paper's; w is ours (the
+  positive part of James and Stein).
 
   Args:
     batch: reads `reward[channel]`, summed along the path, and `prompt[prior]` `[G]`, in the unit of the returns.
     channel: reward channel.
     prior: what was expected of the prompt before it was tried: by a value model (V_0 in the paper), a probe, a count.
-    variance: 'prior': where the returns are all equal (or there is one) var is v (1 - v), for returns of 0 or 1: the sample's is
-      0 and would discard the prior of a prompt that always failed; 'sample': the sample's always.
+    variance: 'prior': where the returns are all equal (or there is one) var is v (1 - v), for returns of 0 or 1: the
+      sample's is 0 and would discard the prior of a prompt that always failed; 'sample': the sample's always.
     ddof: of the sample's variance.
 
   Returns:

@@ -7,13 +7,13 @@ from rlx.types import Expand, Explorer
 def levels(*, widths: tuple = (2, 2, 2), distinct: bool = True) -> Explorer:
   """Every step of a level is followed by as many next steps as the next level is wide (arXiv:2601.06922).
 
-  Behind the last level each path goes on alone to its end, so a prompt has up to the product of `widths` leaves: 8 by default, at
-  less than the cost of 8 rollouts. A level is grown when all of the one before has spoken.
+  Behind the last level each path goes on alone to its end, so a prompt has up to the product of `widths` leaves: 8 by
+  default, at less than the cost of 8 rollouts. A level is grown when all of the one before has spoken.
 
   Args:
     widths: next steps at each level, that of the question first.
-    distinct: of siblings that said the same only the first goes on; the others are abandoned. The paper prunes branches whose
-      retrieved evidence is alike, and wherever they are; what is compared here is the action (ours).
+    distinct: of siblings that said the same only the first goes on; the others are abandoned. The paper prunes branches
+      whose retrieved evidence is alike, and wherever they are; what is compared here is the action (ours).
 
   Raises:
     ValueError: a width below 1, or none.

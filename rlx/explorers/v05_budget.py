@@ -8,13 +8,15 @@ from rlx import walk
 from rlx.types import Expand, Explorer
 
 
-def v05_budget(*, cost: float, width: int = 4, most: int = 16, prior: float = .5, key: str = 'prior', channel: str = 'task') -> Explorer:
+def v05_budget(*, cost: float, width: int = 4, most: int = 16, prior: float = .5, key: str = 'prior',
+               channel: str = 'task') -> Explorer:
   """`width` rollouts, then one more for as long as it is worth its cost (arXiv:2603.10848).
 
     one more while  E(n) - E(n + 1) > cost,   E(k) = s D / (s + D),   s = var / k,   D = max(0, (m - v)^2 - var / n)
 
-  E is the squared error of the baseline of estimator `v05` with k rollouts; m, var: mean and variance (ddof 1, or v (1 - v) where all
-  returns are equal) of the n there are, v: the prior. Looking one step ahead is the paper's; E, and what a rollout costs, are ours.
+  E is the squared error of the baseline of estimator `v05` with k rollouts; m, var: mean and variance (ddof 1, or v (1 - v)
+  where all returns are equal) of the n there are, v: the prior. Looking one step ahead is the paper's; E, and what a rollout
+  costs, are ours.
 
   Args:
     cost: of a rollout, in squared reward. The paper's is not known.
@@ -41,8 +43,9 @@ def v05_budget(*, cost: float, width: int = 4, most: int = 16, prior: float = .5
   def known(view):
     data = view.task.data
     own = data.get(key) if isinstance(data, Mapping) else getattr(data, key, None)
-    paths = [[view.nodes[i].reward.get(channel) for i in walk.path(view.nodes, k)] for k, n in enumerate(view.nodes) if n.end in (1, 2)]
-    return [sum(p) for p in paths if None not in p], float(prior if own is None else own)
+    ends = [k for k, n in enumerate(view.nodes) if n.end in (1, 2)]
+    paid = [[view.nodes[i].reward.get(channel) for i in walk.path(view.nodes, k)] for k in ends]
+    return [sum(p) for p in paid if None not in p], float(prior if own is None else own)
 
   return Explorer(init, expand)
 

@@ -15,9 +15,9 @@ def prover(view: View, *, key: str = 'answer', before: str = '', per: str = 'ans
 
     value['prover'] = prod_m pi(y*_m | what was said so far, the newest observation, before, y*_<m)
 
-  It is the chance of the policy that answers at once, and stands for the p of estimator `pav`, which makes the best of K of it. In the
-  paper p is the share of rollouts of the prover that are right (and a trained model repeats it); a continuation that is sampled here
-  gives its log-probabilities and no verdict, so the answer is forced (ours).
+  It is the chance of the policy that answers at once, and stands for the p of estimator `pav`, which makes the best of K of
+  it. In the paper p is the share of rollouts of the prover that are right (and a trained model repeats it); a continuation
+  that is sampled here gives its log-probabilities and no verdict, so the answer is forced (ours).
 
   Args:
     view: a finished prompt; `task.data[key]` is the answer's text.

@@ -24,7 +24,8 @@ Given answer:
 End with one line that says 'Score:' and a number from 0 (not at all) to 10 (entirely)."""
 
 
-def craft_gui(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], gold: str | Callable[[Episode], Sequence[Mapping]] = 'steps',
+def craft_gui(episode: Episode, *, judge: Callable[..., Awaitable[str | None]],
+              gold: str | Callable[[Episode], Sequence[Mapping]] = 'steps',
               read: Callable[[str], Mapping | None] | None = None, weight_format: float = 1., weight_type: float = 1.,
               weight_args: float = 1., weight_judged: float = 1., prompt: str = PROMPT) -> Awaitable[dict[str, list]]:
   """The mixed reward of CRAFT-GUI (arXiv:2508.11360), step by step.
@@ -32,16 +33,16 @@ def craft_gui(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], 
     an action:  weight_format [in form] + weight_type [type is right] + weight_args [type is right] share of right arguments
     an answer:  weight_format [in form] + weight_judged score / 10
 
-  That actions are paid for form, type and arguments by rule, and answers by a model, is the paper's; the weights, the gate on the type
-  and the words of the prompt are ours. Its curriculum (tasks by their difficulty) is no part of this.
+  That actions are paid for form, type and arguments by rule, and answers by a model, is the paper's; the weights, the gate
+  on the type and the words of the prompt are ours. Its curriculum (tasks by their difficulty) is no part of this.
 
   Args:
     episode: its steps are held against the gold steps one by one; steps beyond them get 0.
     judge: scores answers.
-    gold: where the task's data has its steps, or a function of the episode that gives them: dict(type, args) for an action, with args a
-      mapping, or dict(question, answer) for a step that answers.
-    read: text -> dict(type, args), None where it is not in form; None: `action`, a JSON object in <action>. An answer is the argument
-      'text', or without one all that was said.
+    gold: where the task's data has its steps, or a function of the episode that gives them: dict(type, args) for an action,
+      with args a mapping, or dict(question, answer) for a step that answers.
+    read: text -> dict(type, args), None where it is not in form; None: `action`, a JSON object in <action>. An answer is the
+      argument 'text', or without one all that was said.
     weight_format, weight_type, weight_args, weight_judged: weights.
     prompt: with the fields {question}, {answer} and {said}.
 
@@ -78,7 +79,7 @@ craft_gui.grain = 'episode'
 
 
 def action(text: str) -> Mapping | None:
-  """The JSON object in the last <action>, with a 'type' and a mapping of 'args' (or none); None where there is no such thing."""
+  """The JSON object in the last <action>, if it has a 'type' and its 'args', where it has any, are a mapping; else None."""
   found = re.findall(r'<action>(.*?)</action>', text, re.DOTALL)
   try:
     said = json.loads(found[-1]) if found else None
@@ -91,7 +92,8 @@ def same(said: Any, want: Any) -> bool:
   """Equal, texts but for case and spaces; a point [x, y] also where it lies in the box [left, top, right, bottom]."""
   number = lambda v: isinstance(v, int | float) and not isinstance(v, bool)
   said, want = (list(v) if isinstance(v, tuple) else v for v in (said, want))
-  if isinstance(said, list) and isinstance(want, list) and len(said) == 2 and len(want) == 4 and all(map(number, said + want)):
+  both = isinstance(said, list) and isinstance(want, list)
+  if both and len(said) == 2 and len(want) == 4 and all(map(number, said + want)):
     return want[0] <= said[0] <= want[2] and want[1] <= said[1] <= want[3]
   fold = lambda v: ' '.join(v.casefold().split()) if isinstance(v, str) else v
   return fold(said) == fold(want)

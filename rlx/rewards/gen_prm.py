@@ -8,7 +8,7 @@ from rlx.types import Episode
 
 writes = ('reward/gen_prm', 'judged/gen_prm')
 
-PROMPT = """A task, the steps taken so far and one more step are given. Is that step right, and does it bring the task forward?
+PROMPT = """A task, the steps taken so far and one more step are given. Is that step right and a step forward?
 
 Task:
 {task}
@@ -28,10 +28,10 @@ def gen_prm(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], sa
 
     share:  x_j = right_j / k_j          vote:  x_j = 1 if right_j > k_j / 2, else 0
 
-  k_j: verdicts on step j that could be read, right_j: those that find it right. The judge sees the task and the steps up to j, not what
-  came of it, so a step's score is the same wherever the episode ends. This is the part of a generative process reward model that
-  methods such as StepORLM and SPARK (arXiv:2512.03244) have in common; only its idea is published there: the words of the prompt, that
-  each step is asked about by itself, and both ways to count are ours.
+  k_j: verdicts on step j that could be read, right_j: those that find it right. The judge sees the task and the steps up to
+  j, not what came of it, so a step's score is the same wherever the episode ends. This is the part of a generative process
+  reward model that methods such as StepORLM and SPARK (arXiv:2512.03244) have in common; only its idea is published there:
+  the words of the prompt, that each step is asked about by itself, and both ways to count are ours.
 
   Args:
     episode: any.
@@ -54,8 +54,10 @@ def gen_prm(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], sa
     raise ValueError(f'samples must be at least 1, not {samples}.')
 
   async def one(j):
-    asked = prompt.format(task=episode.nodes[0].obs, before=attempt(episode, j) or '(none)', step=episode.nodes[j].text.strip())
-    said = [v for text in await asyncio.gather(*(judge(asked, sample=k) for k in range(samples))) if (v := verdict(text)) is not None]
+    nodes = episode.nodes
+    asked = prompt.format(task=nodes[0].obs, before=attempt(episode, j) or '(none)', step=nodes[j].text.strip())
+    texts = await asyncio.gather(*(judge(asked, sample=k) for k in range(samples)))
+    said = [v for text in texts if (v := verdict(text)) is not None]
     return None if not said else sum(said) / len(said) if pay == 'share' else float(2 * sum(said) > len(said))
 
   async def steps():
@@ -67,7 +69,7 @@ gen_prm.grain = 'episode'
 
 
 def attempt(episode: Episode, steps: int | None = None) -> str:
-  """What was said in the first `steps` steps (None: all), with numbers from 1, and what was observed in between and behind them."""
+  """What was said in the first `steps` steps (None: all), numbered from 1, and what was observed after each."""
   lines, n = [], len(episode.nodes) if steps is None else steps
   for j, node in enumerate(episode.nodes[:n + 1]):
     lines += [f'Observed: {node.obs.strip()}'] * (j > 0 and bool(node.obs.strip()))

@@ -10,16 +10,16 @@ writes = ('reward/rank', 'judged/rank')
 
 
 def rank_incentive(episode: Episode, *, search: Callable[[str, int], Sequence | Awaitable[Sequence]], gold: str = 'relevant',
-                   tag: str = 'rewrite', pattern: str | None = '<think>.*?</think>\n<rewrite>.*?</rewrite>', broken: float = -0.1,
-                   near: int = 10, far: int = 100) -> Awaitable[dict[str, list]]:
+                   tag: str = 'rewrite', pattern: str | None = '<think>.*?</think>\n<rewrite>.*?</rewrite>',
+                   broken: float = -0.1, near: int = 10, far: int = 100) -> Awaitable[dict[str, list]]:
   """Rank-incentive reward shaping (ConvSearch-R1, arXiv:2505.15776).
 
     f(r) = 2 - (r - 1) / (near - 1)         1 <= r <= near
            1 - (r - near) / (far - near)    near < r <= far
            0                                not found among the first `far`
 
-  r: the best rank of a right passage. A measure such as recall pays only the first places; this one tells a rank of 90 from one of 60,
-  and lets the last step to the top pay most.
+  r: the best rank of a right passage. A measure such as recall pays only the first places; this one tells a rank of 90 from
+  one of 60, and lets the last step to the top pay most.
 
   Args:
     episode: the query is the text of the first <tag> of its last step.
@@ -37,8 +37,8 @@ def rank_incentive(episode: Episode, *, search: Callable[[str, int], Sequence | 
   Raises:
     ValueError: the task has no right passages; not 1 < near < far.
 
-  Source: BeastyZ/ConvSearch-R1@35370aec `verl/verl/utils/reward_score/rewrite_r1.py`: `cal_reward`, `format_reward`, `compute_score` (its
-  form by stages of training is not used there); `src/retrieval/server.py::_get_gold_rank`.
+  Source: BeastyZ/ConvSearch-R1@35370aec `verl/verl/utils/reward_score/rewrite_r1.py`: `cal_reward`, `format_reward`,
+  `compute_score` (its form by stages of training is not used there); `src/retrieval/server.py::_get_gold_rank`.
 
   Proof: twin.
   """

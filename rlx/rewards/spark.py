@@ -17,24 +17,25 @@ Task:
 Attempt:
 {attempt}
 
-For each step reason first, then write one line that says 'Step 1: right' or 'Step 1: wrong', with its own number. When all are checked, \
-end with one line that says 'Verdict: right' if the attempt as a whole solves the task, else 'Verdict: wrong'."""
+For each step reason first, then write one line that says 'Step 1: right' or 'Step 1: wrong', with its own number. When all \
+are checked, end with one line that says 'Verdict: right' if the attempt as a whole solves the task, else 'Verdict: wrong'."""
 
 
-def spark(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], mode: str = 'process', weight: float = 0.5, samples: int = 1,
-          least: int = 1, most: int | None = None, once: str | None = None, prompt: str = PROMPT) -> Awaitable[dict[str, list]]:
+def spark(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], mode: str = 'process', weight: float = 0.5,
+          samples: int = 1, least: int = 1, most: int | None = None, once: str | None = None,
+          prompt: str = PROMPT) -> Awaitable[dict[str, list]]:
   """The reward of a process reward model that reasons about each step (SPARK, arXiv:2512.03244).
 
     process:    R = [format] v                      augmented:  R = [format] (weight v + (1 - weight) mean_j l_j)
 
-  v: the final verdict, after all steps were checked; l_j: whether step j was found right. Of several verifications each label is that of
-  the majority, step by step (equal numbers: wrong), as the paper makes the labels that its reward model learns from, with 16; in training
-  it is asked once. [format] is 1 where none of the three ways to please such a judge was taken: another task and its answer appended
-  (`once`), trivial steps in great number (`most`), a single step (`least`).
+  v: the final verdict, after all steps were checked; l_j: whether step j was found right. Of several verifications each
+  label is that of the majority, step by step (equal numbers: wrong), as the paper makes the labels that its reward model
+  learns from, with 16; in training it is asked once. [format] is 1 where none of the three ways to please such a judge was
+  taken: another task and its answer appended (`once`), trivial steps in great number (`most`), a single step (`least`).
 
-  Both rewards are known by name only, their form is ours, and so are the format's rules and the words of the prompt. The two further
-  designs (selective advantage, global step reward) and the meta-critique are not here. The judge must not be the policy: training
-  against its own votes is said to collapse.
+  Both rewards are known by name only, their form is ours, and so are the format's rules and the words of the prompt. The two
+  further designs (selective advantage, global step reward) and the meta-critique are not here. The judge must not be the
+  policy: training against its own votes is said to collapse.
 
   Args:
     episode: any.
@@ -43,12 +44,13 @@ def spark(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], mode
     weight: of the final verdict, in 'augmented'.
     samples: verifications; with several the judge should sample.
     least, most: steps an episode may have; None: any number.
-    once: regular expression that must be found exactly once in all that was said, for instance that of the answer's tag; None: not asked.
+    once: regular expression that must be found exactly once in all that was said, for instance that of the answer's tag;
+      None: not asked.
     prompt: with the fields {task} (the first observation) and {attempt}.
 
   Returns:
-    A coroutine of {'spark': R on the last step, 'spark_steps': l_j on each step}. A verification that misses a step or the verdict is left out; without
-    any there is no verdict at all.
+    A coroutine of {'spark': R on the last step, 'spark_steps': l_j on each step}. A verification that misses a step or the
+    verdict is left out; without any there is no verdict at all.
 
   Raises:
     ValueError: no such mode; `samples` is below 1.

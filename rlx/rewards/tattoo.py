@@ -10,8 +10,8 @@ from rlx.types import Episode
 
 writes = ('reward/tattoo', 'judged/tattoo')
 
-TOOL = """A question about tables, the steps taken so far and one more step are given. Does that step rest on what the tables hold? Then write \
-one query that checks it, as <sql> ... </sql>. If it only reasons about what is known already, write 'No query'.
+TOOL = """A question about tables, the steps taken so far and one more step are given. Does that step rest on what the \
+tables hold? Then write one query that checks it, as <sql> ... </sql>. If it only reasons about what is known, write 'No query'.
 
 Tables:
 {tables}
@@ -41,15 +41,17 @@ The step to judge:
 Reason first, then end with one line that says 'Verdict: right' or 'Verdict: wrong'."""
 
 
-def tattoo(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], ungrounded: float = 0.5, tool: str = TOOL, decide: str = DECIDE,
-           max_rows: int = 200, max_bytes: int = 16_384, vm_steps: int = 100_000, seconds: float = 5.) -> Awaitable[dict[str, list]]:
+def tattoo(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], ungrounded: float = 0.5, tool: str = TOOL,
+           decide: str = DECIDE, max_rows: int = 200, max_bytes: int = 16_384, vm_steps: int = 100_000,
+           seconds: float = 5.) -> Awaitable[dict[str, list]]:
   """Verdicts grounded in a tool (TaTToo, arXiv:2510.06217).
 
-    x_j = [right] g_j,   g_j = 1 where a query ran or none was needed, `ungrounded` where the judge wanted one and it did not run
+    x_j = [right] g_j,   g_j = 1 where a query ran or none was needed, `ungrounded` where one was wanted and did not run
 
-  The judge is first asked for a query that checks step j, the query runs on the task's own tables, and the judge decides with its result
-  before it. That steps on a table are verified by a tool, and others by reasoning alone, is the paper's; its judge is a trained model
-  whose own reward is shaped by how it uses tools. Here any judge will do: the two questions, the query as the tool, and g are ours.
+  The judge is first asked for a query that checks step j, the query runs on the task's own tables, and the judge decides
+  with its result before it. That steps on a table are verified by a tool, and others by reasoning alone, is the paper's; its
+  judge is a trained model whose own reward is shaped by how it uses tools. Here any judge will do: the two questions, the
+  query as the tool, and g are ours.
 
   Args:
     episode: its task's data has `path`, a SQLite file that does not change.
@@ -60,8 +62,8 @@ def tattoo(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], ung
     max_rows, max_bytes, vm_steps, seconds: limits of a query, as in reward `execute_sql`.
 
   Returns:
-    A coroutine of {'tattoo': one float a step}; None where either answer is missing, the verdict cannot be read, or the query was given up for its
-    time.
+    A coroutine of {'tattoo': one float a step}; None where either answer is missing, the verdict cannot be read, or the
+    query was given up for its time.
 
   Raises:
     ValueError: the task has no file.
@@ -75,7 +77,8 @@ def tattoo(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], ung
   tables = '\n'.join(f'{t.name} ({", ".join(t.columns)})' for t in sql_sandbox.schema(data.path))
 
   async def one(j):
-    fields = dict(tables=tables, task=episode.nodes[0].obs, before=attempt(episode, j) or '(none)', step=episode.nodes[j].text.strip())
+    nodes, before = episode.nodes, attempt(episode, j) or '(none)'
+    fields = dict(tables=tables, task=nodes[0].obs, before=before, step=nodes[j].text.strip())
     said = await judge(tool.format(**fields))
     if said is None:
       return None

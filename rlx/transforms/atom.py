@@ -10,18 +10,18 @@ from rlx.types import Array, Batch
 writes = ('reward/atom',)
 
 
-def atom(batch: Batch, *, step: Array, until: float, begin: float = 0.0, start: float = 0.5, outcome: str = 'task', thought: str = 'prm',
-         into: str = 'atom') -> Batch:
+def atom(batch: Batch, *, step: Array, until: float, begin: float = 0.0, start: float = 0.5, outcome: str = 'task',
+         thought: str = 'prm', into: str = 'atom') -> Batch:
   """Adds `reward[into]`, on the last step of each episode (arXiv:2508.12800).
 
     r = a T + (1 - a) R,   a = start max(0, 1 - (step - begin) / (until - begin))
 
-  T: mean score of the episode's thoughts, R: its return. That both are mixed, and the share a of the thoughts falls in training, is the
-  paper's; the line, its ends and the mean are ours.
+  T: mean score of the episode's thoughts, R: its return. That both are mixed, and the share a of the thoughts falls in
+  training, is the paper's; the line, its ends and the mean are ours.
 
   Args:
-    batch: reads `reward[outcome]`, summed along the path, and `reward[thought]`, each step's own (a judge's; a step is an atomic
-      thought, cut by the segmenter or a turn). Steps whose thought has no verdict are left out of the mean.
+    batch: reads `reward[outcome]`, summed along the path, and `reward[thought]`, each step's own (a judge's; a step is an
+      atomic thought, cut by the segmenter or a turn). Steps whose thought has no verdict are left out of the mean.
     step: of the run, supplied by the loop.
     until: the step from which on only the outcome counts.
     begin: the step at which a begins to fall; steps count over all phases.
