@@ -12,6 +12,6 @@ def get_config():
   c = probe.get_config()
   c.name = 'v05'
   c.explorer = dict(name='v05_budget', width=4, most=8, cost=.005)
-  c.probes = (dict(name='prover', before='<switch>0</switch><plan>0</plan><action>'),)
+  c.probes = (dict(name='prover', before='<switch>0</switch><plan>0</plan><action>', steps=False),)
   c.tracks.main.estimator = (dict(name='v05', prior='prover'),)
   return c

@@ -10,7 +10,7 @@ from rlx.types import Probe, View
 writes = ('value/prover', 'prompt/prover')
 
 
-def prover(view: View, *, key: str = 'answer', before: str = '', per: str = 'answer') -> Sequence[Probe]:
+def prover(view: View, *, key: str = 'answer', before: str = '', per: str = 'answer', steps: bool = True) -> Sequence[Probe]:
   """Probability of the right answer, forced below the question and below every step that goes on (arXiv:2410.08146).
 
     value['prover'] = prod_m pi(y*_m | what was said so far, the newest observation, before, y*_<m)
@@ -24,6 +24,7 @@ def prover(view: View, *, key: str = 'answer', before: str = '', per: str = 'ans
     key: where the task has it, a field or a key of its data.
     before: text forced in front of the answer, not scored.
     per: 'answer', or 'token': the geometric mean over its tokens, for answers so long that each is unlikely (ours).
+    steps: ask below the steps too; otherwise only below the question, which is all that a baseline needs (estimator `v05`).
 
   Raises:
     ValueError: the task has no answer under that key; no such `per`.
@@ -33,7 +34,7 @@ def prover(view: View, *, key: str = 'answer', before: str = '', per: str = 'ans
   if per not in ('answer', 'token'):
     raise ValueError(f"per is 'answer' or 'token', not {per!r}.")
   reduce = chance if per == 'answer' else geometric
-  return [p._replace(name='prover', reduce=reduce) for p in answer(view, key=key, before=before)]
+  return [p._replace(name='prover', reduce=reduce) for p in answer(view, key=key, before=before) if steps or p.node < 0]
 
 
 def chance(logp: np.ndarray, entropy: np.ndarray | None = None) -> float:

@@ -44,6 +44,8 @@ def test_what_it_says():
   view = lambda data: type('View', (), dict(task=Task('t9', data), nodes=[]))
   asked, = prover(view(dict(solution=4)), key='solution', before='<')
   assert (asked.node, asked.name, asked.suffix, asked.score_from) == (-1, 'prover', '<4', 1)
+  tree = type('View', (), dict(task=Task('t9', dict(answer=4)), nodes=[type('N', (), dict(end=e)) for e in (0, 0, 1)]))
+  assert [p.node for p in prover(tree)] == [-1, 0, 1] and [p.node for p in prover(tree, steps=False)] == [-1]
   with pytest.raises(ValueError, match="task 't9' has none"):
     prover(view({}))
   with pytest.raises(ValueError, match="per is 'answer' or 'token', not 'letter'"):
