@@ -60,7 +60,7 @@ def test_outcome_against_the_prompt():
 
 
 def test_an_episode_that_is_no_episode():
-  batch = toy.batch([-1, -1, -1, -1], end=[1, 2, 3, 0], task=[1, 0, 1, 1], value=dict(prover=.9), prompt=dict(prover=np.float32([.5])))
+  batch = toy.batch([-1] * 4, end=[1, 2, 3, 0], task=[1, 0, 1, 1], value=dict(prover=.9), prompt=dict(prover=np.float32([.5])))
   np.testing.assert_allclose(forests.run(pav, batch, best_of=None), [1, -1, 0, 0], atol=1e-6)
 
 
@@ -72,7 +72,8 @@ def forest(make, seed):
 
 
 @pytest.mark.parametrize('make, seed', [('chains', 0), ('trees', 1), ('trees', 2)])
-@pytest.mark.parametrize('mode', [dict(), dict(best_of=None, alpha=.5), dict(best_of=2, std=True, eps=.125), dict(channel='format')], ids=str)
+@pytest.mark.parametrize('mode', [dict(), dict(best_of=None, alpha=.5), dict(best_of=2, std=True, eps=.125),
+                                  dict(channel='format')], ids=str)
 def test_twin(make, seed, mode):
   f, p, before, batch = forest(make, seed)
   np.testing.assert_allclose(forests.run(pav, batch, **mode), twin(f, p, before, **mode), rtol=2e-5, atol=5e-6)

@@ -12,7 +12,8 @@ from rlx.types import Episode, Node, Task
 
 
 def episode(data, *texts):
-  return Episode(Task('t', data), [Node(i - 1, f'screen {i}', [], i == 0, x, [], None, None, {}) for i, x in enumerate(texts)], range(len(texts)))
+  nodes = [Node(i - 1, f'screen {i}', [], i == 0, x, [], None, None, {}) for i, x in enumerate(texts)]
+  return Episode(Task('t', data), nodes, range(len(texts)))
 
 
 def act(**said):
@@ -37,7 +38,8 @@ def test_actions():
 
 
 def test_answers():
-  judge = scripted(rules={'Question:\nhow many\\?.*Right answer:\n4\n.*Given answer:\nfour\n': 'Well.\nScore: 9', 'screen 0.*\n7\n': 'Score: 2/10'})
+  judge = scripted(rules={'Question:\nhow many\\?.*Right answer:\n4\n.*Given answer:\nfour\n': 'Well.\nScore: 9',
+                          'screen 0.*\n7\n': 'Score: 2/10'})
   asks = dict(question='how many?', answer=4)
   assert paid([asks], act(type='answer', args=dict(text='four')), judge=judge) == [1.9]
   assert paid([asks], 'four', judge=judge) == [.9], 'all that was said, out of form'
@@ -75,7 +77,8 @@ def test_reading():
   assert action('<action>{"type": "a"}</action> <action>{"type": "b", "args": {"k": 1}}</action>') == dict(type='b', args=dict(k=1))
   for text in ('', '<action>[]</action>', '<action>{}</action>', '<action>{"type": "a", "args": 3}</action>'):
     assert action(text) is None
-  assert [score(t) for t in ('Score: 10', '**score - 0.5**', 'Score: 3\nScore: 7 / 10', 'Score: ten', None)] == [1., .05, .7, None, None]
+  texts = 'Score: 10', '**score - 0.5**', 'Score: 3\nScore: 7 / 10', 'Score: ten', None
+  assert [score(t) for t in texts] == [1., .05, .7, None, None]
 
 
 def test_what_it_says():

@@ -12,7 +12,8 @@ from rlx.types import Episode, Node, Task
 
 def episode(*texts, obs=()):
   obs = [*obs, *[''] * len(texts)]
-  return Episode(Task('t'), [Node(i - 1, obs[i], [], i == 0, t, [], None, None, {}) for i, t in enumerate(texts)], range(len(texts)))
+  nodes = [Node(i - 1, obs[i], [], i == 0, t, [], None, None, {}) for i, t in enumerate(texts)]
+  return Episode(Task('t'), nodes, range(len(texts)))
 
 
 def says(*answers):
@@ -52,7 +53,8 @@ def test_the_judge_sees_the_steps_up_to_the_one_it_judges():
 
 def test_attempt():
   e = episode('one', 'two', obs=('the task', 'saw x'))
-  assert attempt(e) == 'Step 1: one\nObserved: saw x\nStep 2: two' and attempt(e, 0) == '' and attempt(e, 1) == 'Step 1: one\nObserved: saw x'
+  assert attempt(e) == 'Step 1: one\nObserved: saw x\nStep 2: two'
+  assert attempt(e, 0) == '' and attempt(e, 1) == 'Step 1: one\nObserved: saw x'
 
 
 def test_a_judge_that_says_nothing_or_nonsense():
@@ -64,7 +66,8 @@ def test_a_judge_that_says_nothing_or_nonsense():
 
 
 @pytest.mark.parametrize('text, said', [
-    (None, None), ('', None), ('right', None), ('Verdict: right', True), ('verdict - WRONG.', False), ('Verdict: right\nVerdict: wrong', False),
+    (None, None), ('', None), ('right', None), ('Verdict: right', True), ('verdict - WRONG.', False),
+    ('Verdict: right\nVerdict: wrong', False),
     ('Verdict: right or wrong', None), ('My verdict: right', None), ('Verdict: right\nbye', True), ('Verdict: wrongly', None)])
 def test_verdict(text, said):
   assert verdict(text) is said

@@ -48,7 +48,8 @@ def test_the_best_of_several_passages():
   assert paid(GOOD, lambda query, depth: ['go', 'gold'], dict(relevant='gold')) == 17 / 9, 'a text is one id'
 
 
-@pytest.mark.parametrize('text', ['<rewrite>who?</rewrite>', '<think>so</think><rewrite>who?</rewrite>', 'so ' + GOOD, '<think>so</think>\n'])
+@pytest.mark.parametrize('text', ['<rewrite>who?</rewrite>', '<think>so</think><rewrite>who?</rewrite>', 'so ' + GOOD,
+                                  '<think>so</think>\n'])
 def test_out_of_form(text):
   """What it would have found does not count."""
   assert paid(text, at(1)) == -.1 and paid(text, at(1), broken=-1.) == -1.

@@ -11,7 +11,8 @@ from rlx.types import Episode, Node, Task
 
 
 def episode(*texts):
-  return Episode(Task('t'), [Node(i - 1, 'task' * (not i), [], i == 0, t, [], None, None, {}) for i, t in enumerate(texts)], range(len(texts)))
+  nodes = [Node(i - 1, 'task' * (not i), [], i == 0, t, [], None, None, {}) for i, t in enumerate(texts)]
+  return Episode(Task('t'), nodes, range(len(texts)))
 
 
 def review(steps, final):
@@ -56,7 +57,8 @@ def test_format(mode):
   assert paid(three, right, mode=mode, most=3, least=2, once='<answer>')[0] == 1.
   assert paid(three, right, mode=mode, most=2) == (0., [1., 1., 1.])
   assert paid(['<answer>4</answer>'], right, mode=mode, least=2) == (0., [1.])
-  assert paid(['think', '<answer>4</answer> What is 1 + 1? <answer>2</answer>'], right, mode=mode, once='<answer>.*?</answer>') == (0., [1., 1.])
+  two = ['think', '<answer>4</answer> What is 1 + 1? <answer>2</answer>']
+  assert paid(two, right, mode=mode, once='<answer>.*?</answer>') == (0., [1., 1.])
   assert paid(['think', 'four'], right, mode=mode, once='<answer>')[0] == 0.
 
 
