@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 
 from rlx import assemble, config
-from rlx.show import table
+from rlx.show import probe_matrix, table
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HEAD = """<!-- written by `python -m rlx.index`; do not edit -->
@@ -79,7 +79,12 @@ def table_rows(root: str) -> Iterator[str]:
   folder = os.path.join(root, 'configs', 'tables')
   for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
     if name.endswith('.py') and not name.startswith('_'):
-      t: Any = table.load(os.path.join(folder, name))
+      path = os.path.join(folder, name)
+      t: Any = table.read(path)
+      if 'tasks' in t:      # a probe matrix: so many seeds, a column a task
+        t = dict(probe_matrix.checked(t, path), seeds=range(t['seeds']), columns=t['tasks'])
+      else:
+        t = table.load(path)
       rows = ', '.join(row['name'] for row in t['rows'])
       yield f'| [{name}](tables/{name}) | {cell(rows)} | {", ".join(map(str, t["seeds"]))} | {", ".join(t["columns"])} |'
 

@@ -38,11 +38,12 @@ LABELS = dict(state=few(3), action=few(2), next=few(3), switch=few(2),
               turn=lambda rng, n: rng.integers(0, 3, n) // 2,      # uneven: CM2 asks for five steps of a turn
               agent=few(2), select=few(2), source=few(1), tag=few(3), drawn=lambda rng, n: rng.permutation(n) % 2, answer=few(2), tool=few(2))
 JUDGED = dict(prm=lambda rng, n: rng.uniform(size=n) < .8)
-VALUES = dict(value=NORMAL, low=NORMAL, high=NORMAL, term=NORMAL, p_answer=UNIFORM, conf=UNIFORM, acc=UNIFORM, potential=NORMAL)
+VALUES = dict(value=NORMAL, low=NORMAL, high=NORMAL, term=NORMAL, p_answer=UNIFORM, conf=UNIFORM, acc=UNIFORM, potential=NORMAL,
+              prover=UNIFORM)
 STREAMS = dict(entropy=UNIFORM, old_logp=LOGP, ref_logp=LOGP, prm_logp=LOGP, sampler_logp=LOGP, version=few(3), reward=NORMAL,
                value=NORMAL, **{f'value/{head}': NORMAL for head in ('value', 'critic', 'low', 'high', 'term')})
 ROLES = dict.fromkeys(('action', 'plan', 'switch', 'think', 'answer'), COIN)
-PROMPT = dict(source=few(2), difficulty=UNIFORM, p_answer=UNIFORM)
+PROMPT = dict(source=few(2), difficulty=UNIFORM, p_answer=UNIFORM, prior=UNIFORM, prover=UNIFORM)
 
 # ---- the forest: each prompt is (parents within the prompt, ends) ----------------------------------------------------
 
