@@ -14,5 +14,6 @@ def get_config():
   c.tracks = dict(main=dict(estimator=('bnpo',), selector=(), average=dict(name='constant', length=1.),
                             loss=(dict(name='ppo_clip', low=.2, high=.28, dual=10.),), coef=1.))
   c.minibatch = 80
+  c.smoke = (*c.smoke, ('minibatch', 24))      # the program that is compiled for others too
   c.tx.learning_rate.steps = 80      # updates
   return c

@@ -12,5 +12,6 @@ def get_config():
   c.tracks.main.estimator = (dict(name='gpg', count='scores'),)
   c.tracks.main.selector = ()
   c.minibatch = 80
+  c.smoke = (*c.smoke, ('minibatch', 24))      # the program that is compiled for others too
   c.tx.learning_rate.steps = 80      # updates
   return c

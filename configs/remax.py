@@ -15,6 +15,7 @@ def get_config():
   c.tracks.main.estimator = (dict(name='remax', drawn='drawn'),)
   c.tracks.main.selector = (dict(name='where', label='drawn'),)
   c.minibatch = 80
+  c.smoke = (*c.smoke, ('minibatch', 24))      # the program that is compiled for others too
   c.tx.learning_rate.steps = 80      # updates
   c.smoke = ()
   return c

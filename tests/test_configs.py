@@ -23,14 +23,19 @@ def test_check(path):
   assert len(lines) == len(c.phases) and all('parameters' in line for line in lines)
 
 
+WHOLE = ('configs/quickstart.py', 'configs/probe.py')   # the others take no look at held-out questions and draw no pictures
+
+
 @pytest.mark.parametrize('path', CONFIGS)
 def test_smoke(path, tmp_path):
-  c = config.load(f'{path}:smoke', {'workdir': str(tmp_path)})
+  c = config.load(f'{path}:smoke', {'workdir': str(tmp_path)} | ({} if path in WHOLE else {'eval.splits': {}}))
   records = list(train.iterate(c))
   assert [r['phase'] for r in records] == [p['name'] for p in c.phases for _ in range(2)]
   for r in records:
     losses = [v for k, v in r.items() if 'loss/' in k]
     assert losses and np.isfinite(losses).all() and r['skipped'] == 0
+  if path not in WHOLE:
+    return
   train.finish(c)
   for name in ('metrics.jsonl', 'curves.png', 'report.html', 'config.json', 'tokenizer.json'):
     assert (tmp_path / name).stat().st_size > 100, name
