@@ -9,7 +9,7 @@ from configs import probe
 def get_config():
   c = probe.get_config()
   c.name = 'ares'
-  c.segment = dict(name='words', words=('switch', 'plan'))
+  c.segment = dict(name='words', of=('switch', 'plan'))
   c.transforms = (dict(name='ares', mode='released'),)
   c.tracks.main.estimator = (dict(name='grpo', channel='ares'),)
   return c

@@ -30,6 +30,7 @@ KINDS = dict(
     average='rlx.average', rows='rlx.learn.rows', tx='rlx.learn.optimizers', segment='rlx.grow.segment', label='rlx.grow.labels',
     source='rlx.grow.sources', tokenizer='rlx.grow.tokenizer', scorer='rlx.grow.scorers')
 
+FUNCTION, OWN = 'function:', 'rlx_config_'      # a function in a plain config; modules of config files
 # what the loop supplies to a function that names it as a keyword-only parameter
 RUNTIME = frozenset(('models', 'step', 'key', 'adv', 'env', 'tokenizer', 'grow', 'draw', 'start', 'seed',
                      'context', 'vocab', 'texts', 'actions'))
@@ -206,13 +207,7 @@ def load(path: str, overrides: Mapping[str, Any] | None = None) -> ml_collection
   file, _, variant = path.partition(':')
   if not os.path.isfile(file):
     raise ConfigError(f"config file '{file}' does not exist; give --config a path such as configs/quickstart.py.")
-  root = os.path.dirname(os.path.dirname(os.path.abspath(file)))
-  for folder in (os.getcwd(), root):
-    if folder not in sys.path:
-      sys.path.append(folder)
-  spec = importlib.util.spec_from_file_location(f'rlx_config_{os.path.basename(file)[:-3]}', file)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  module = _executed(file)
   if not hasattr(module, 'get_config'):
     raise ConfigError(f"config file '{file}' has no function get_config().")
   takes = bool(inspect.signature(module.get_config).parameters)
@@ -227,6 +222,17 @@ def load(path: str, overrides: Mapping[str, Any] | None = None) -> ml_collection
   if variant == 'smoke':
     smoke(c)
   return override(c, overrides or {})
+
+
+def _executed(file):
+  root = os.path.dirname(os.path.dirname(os.path.abspath(file)))
+  for folder in (os.getcwd(), root):
+    if folder not in sys.path:
+      sys.path.append(folder)
+  spec = importlib.util.spec_from_file_location(f'{OWN}{os.path.basename(file)[:-3]}', file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
 
 
 def smoke(c: ml_collections.ConfigDict) -> None:
@@ -310,7 +316,7 @@ def _literal(text):
 
 
 def plain(value: Any) -> Any:
-  """A config as plain JSON-able values; functions become their dotted names."""
+  """A config as plain JSON-able values; a function becomes 'function:', its module (or config file) and name, which `revived` turns back."""
   if isinstance(value, ml_collections.ConfigDict | Mapping):
     return {str(k): plain(v) for k, v in value.items()}
   if isinstance(value, list | tuple):
@@ -318,8 +324,31 @@ def plain(value: Any) -> Any:
   if isinstance(value, np.generic):
     return value.item()
   if callable(value):
-    return f'{getattr(value, "__module__", "?")}.{getattr(value, "__qualname__", repr(value))}'
+    module, name = getattr(value, '__module__', '?'), getattr(value, '__qualname__', repr(value))
+    if module.startswith(OWN):      # of a config file, which is no module that could be imported by its name
+      module = os.path.abspath(value.__code__.co_filename)
+    return f'{FUNCTION}{module}:{name}'
   return value
+
+
+def revived(value: Any) -> Any:
+  """What `plain` made of a config and JSON kept, with its tuples and its functions.
+
+  Raises:
+    ConfigError: a function that cannot be imported here.
+  """
+  if isinstance(value, Mapping):
+    return {k: revived(v) for k, v in value.items()}
+  if isinstance(value, list):
+    return tuple(map(revived, value))
+  if not (isinstance(value, str) and value.startswith(FUNCTION)):
+    return value
+  module, _, name = value.removeprefix(FUNCTION).rpartition(':')
+  try:
+    return getattr(_executed(module) if module.endswith('.py') else importlib.import_module(module), name)
+  except (ImportError, AttributeError, ValueError, OSError) as e:
+    raise ConfigError(f"the config names the function '{name}' of '{module}', which is not found here: {e}. "
+                      'A function in a config must have a name in a module or in the config file, and be there when a run is opened.') from e
 
 
 def _listed(words) -> str:

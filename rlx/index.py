@@ -20,7 +20,7 @@ HEAD = """<!-- written by `python -m rlx.index`; do not edit -->
 
 `python -m rlx.train --config configs/NAME.py` runs a config, `configs/NAME.py:smoke` two steps of each of its phases. Every key stands in [base.py](base.py).
 A method is named in a config by the name below, by a dotted name from anywhere (`my_lab.mod.fn`), or as the function itself.
-Proof: *golden* agrees with published numbers, *twin* with a hand example and a slow twin written from the paper, *guess* says what the paper leaves open.
+Proof: *golden* agrees with published numbers, *twin* with a hand example and a slow twin written from the paper, *guess* says what the paper leaves open and is ours; the rest has a twin where both stand.
 """
 SHOWN = ('env', 'estimator', 'selector', 'loss', 'transform', 'reward', 'probe', 'explorer', 'context', 'curriculum')   # of a config
 TITLES = dict(env='Environments', tx='Optimizers', rows='Rows', curriculum='Curricula', loss='Losses', policy='Policies', segment='Segmenters')

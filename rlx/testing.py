@@ -36,7 +36,8 @@ REWARDS = dict(task=COIN, answer=COIN, schema=COIN, format=NORMAL, turn=NORMAL, 
                prm=UNIFORM, meta=COIN, process=lambda rng, n: -COIN(rng, n))
 LABELS = dict(state=few(3), action=few(2), next=few(3), switch=few(2),
               turn=lambda rng, n: rng.integers(0, 3, n) // 2,      # uneven: CM2 asks for five steps of a turn
-              agent=few(2), select=few(2), source=few(1), tag=few(3), drawn=lambda rng, n: rng.permutation(n) % 2, answer=few(2), tool=few(2))
+              agent=few(2), select=few(2), schema=few(2), source=few(1), tag=few(3), drawn=lambda rng, n: rng.permutation(n) % 2,
+              answer=few(2), tool=few(2))
 JUDGED = dict(prm=lambda rng, n: rng.uniform(size=n) < .8)
 VALUES = dict(value=NORMAL, low=NORMAL, high=NORMAL, term=NORMAL, p_answer=UNIFORM, conf=UNIFORM, acc=UNIFORM, potential=NORMAL,
               prover=UNIFORM)

@@ -1,5 +1,6 @@
 """Names to bound functions, schedules, overrides, command lines."""
 
+import json
 import sys
 import textwrap
 
@@ -265,7 +266,21 @@ def test_load_variants_and_smoke(tmp_path):
 
 def test_plain():
   c = ml_collections.ConfigDict(dict(a=(1, dict(b=None)), f=grpo))
-  assert config.plain(c) == dict(a=[1, dict(b=None)], f='rlx.estimators.grpo.grpo')
+  assert config.plain(c) == dict(a=[1, dict(b=None)], f='function:rlx.estimators.grpo:grpo')
+  assert config.revived(json.loads(json.dumps(config.plain(c)))) == dict(a=(1, dict(b=None)), f=grpo)
+
+
+def test_functions_of_a_config_file_come_back(tmp_path):
+  file = tmp_path / 'mine.py'
+  file.write_text('from rlx import config\ndef judge(x):\n  return x + 1\n\ndef get_config():\n'
+                  "  return config.ml_collections.ConfigDict(dict(name='mine', a=(dict(judge=judge),), b=lambda x: x))\n")
+  kept = json.loads(json.dumps(config.plain(config.load(str(file)))))
+  assert config.revived(kept['a'])[0]['judge'](1) == 2
+  with pytest.raises(ConfigError, match='must have a name in a module'):
+    config.revived(kept['b'])
+  file.unlink()
+  with pytest.raises(ConfigError, match=r"the function 'judge' of '.*mine.py', which is not found here"):
+    config.revived(kept['a'])
 
 
 def test_numbers_of_numpy_are_plain():

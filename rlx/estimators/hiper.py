@@ -50,7 +50,7 @@ def hiper(batch: Batch, *, channel: str = 'task', low: str = 'low', high: str = 
 
   Source: JonP07/HiPER-agent@9d3c118b `hiper_hae/core_hae.py::compute_hae_advantage`.
 
-  Proof: guess: how the paper's form of the switch reads b_t and V^lo under the plan before.
+  Proof: twin; guess: how the paper's form of the switch reads b_t and V^lo under the plan before.
   """
   if switch not in ('released', 'paper'):
     raise ValueError(f"switch is 'released' or 'paper', not {switch!r}.")

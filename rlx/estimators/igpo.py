@@ -42,7 +42,7 @@ def igpo(batch: Batch, *, channel: str = 'task', probe: str = 'p_answer', mode: 
   Source: GuoqingWang1/IGPO@bff163b7 `scrl/llm_agent/generation.py::run_llm_loop`,
   `verl/trainer/ppo/core_algos.py::compute_grpo_outcome_advantage`.
 
-  Proof: guess: the details of 'joint', and the deviation that the text divides by.
+  Proof: twin; guess: the details of 'joint', and the deviation that the text divides by.
   """
   if mode not in ('separate', 'joint', 'released'):
     raise ValueError(f"mode is 'separate', 'joint' or 'released', not {mode!r}.")

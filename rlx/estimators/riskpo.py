@@ -50,7 +50,7 @@ def riskpo(*, channel: str = 'task', bundle: int = 5, low: float = 0.2, high: fl
 
   Source: RTkenny/RiskPO@65ec40c9 `core_algos.py::compute_grpo_bundle_rvar_outcome_advantage_quantile_tracking`, `ray_trainer.py`.
 
-  Proof: guess: in 'paper', the weight; in both, a last bundle that is not full.
+  Proof: twin; guess: in 'paper', the weight; in both, a last bundle that is not full.
   """
   if credit not in CREDITS:
     raise ValueError(f'credit is one of {CREDITS}, not {credit!r}.')

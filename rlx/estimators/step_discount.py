@@ -30,7 +30,7 @@ def step_discount(batch: Batch, *, channel: str = 'task', gamma: float = 0.95, p
 
   Source: vanzll/verl-agent@d0b97244 `gigpo/core_gigpo.py::compute_step_discounted_returns`.
 
-  Proof: guess: over which steps the returns are normalised.
+  Proof: twin; guess: over which steps the returns are normalised.
   """
   if pool not in ('prompt', 'batch'):
     raise ValueError(f"pool is 'prompt' or 'batch', not {pool!r}.")

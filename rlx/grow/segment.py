@@ -70,7 +70,7 @@ def tags(ids: Sequence[int], text: str, offsets: Offsets, *, names: Sequence[str
 
 tags.writes = lambda names=('think', 'answer'), cut=False: tuple(f'role/{n}' for n in names)
 
-def words(ids: Sequence[int], text: str, offsets: Offsets, *, words: Sequence[str] = ('wait', 'however', 'check'),
+def words(ids: Sequence[int], text: str, offsets: Offsets, *, of: Sequence[str] = ('wait', 'however', 'check'),
           role: str = 'trigger') -> list[Span]:
   """Tokens of the given words, with one role; an action stays one step. Case does not matter, and a word is not found inside another.
 
@@ -78,16 +78,16 @@ def words(ids: Sequence[int], text: str, offsets: Offsets, *, words: Sequence[st
     ids: the action's ids.
     text: their text.
     offsets: characters of each token.
-    words: what to look for.
+    of: the words.
     role: its name.
   """
   starts, stops = _edges(ids, offsets)
-  found = re.finditer(r'(?<!\w)(?:' + '|'.join(map(re.escape, words)) + r')(?!\w)', text, re.IGNORECASE) if words else ()
+  found = re.finditer(r'(?<!\w)(?:' + '|'.join(map(re.escape, of)) + r')(?!\w)', text, re.IGNORECASE) if of else ()
   spans = [Span(bisect.bisect_right(stops, m.start()), bisect.bisect_left(starts, m.end()), frozenset({role})) for m in found]
   return [Span(0, len(ids), frozenset({'action'})), *spans]
 
 
-words.writes = lambda words=(), role='trigger': (f'role/{role}', 'role/action')
+words.writes = lambda of=(), role='trigger': (f'role/{role}', 'role/action')
 
 
 def sentences(ids: Sequence[int], text: str, offsets: Offsets, *, cut: bool = True) -> list[Span]:

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 
+from rlx.rewards._asking import attempt
 from rlx.types import Episode
 
 writes = ('reward/process', 'judged/process')
@@ -68,14 +69,6 @@ def capo(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], criti
 
 
 capo.grain = 'episode'
-
-
-def attempt(episode: Episode) -> str:
-  """What was said, step by step, with numbers from 1, and what was observed in between."""
-  lines = []
-  for j, node in enumerate(episode.nodes, 1):
-    lines += [f'Observed: {node.obs.strip()}'] * (j > 1 and bool(node.obs.strip())) + [f'Step {j}: {node.text.strip()}']
-  return '\n'.join(lines)
 
 
 def wrong(text: str | None, steps: int) -> set[int] | None:

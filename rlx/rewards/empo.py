@@ -40,7 +40,7 @@ def empo(episodes: Sequence[Episode], *, answer: str | None = None, of: str = 'l
 
   Source: QingyangZhang/EMPO@c5eccd40 `trl/src/open_r1/rewards.py::get_empo_math_reward`, `::get_empo_common_reward`.
 
-  Proof: guess: the thresholds; of 'free', which words are compared with the question's.
+  Proof: twin; guess: the thresholds; of 'free', which words are compared with the question's.
   """
   if form not in ('math', 'free'):
     raise ValueError(f"form is 'math' or 'free', not {form!r}.")

@@ -39,7 +39,7 @@ def routed(episode: Episode, *, kinds: Sequence[str] = ('text', 'image', 'table'
   Source: OpenBMB/R1-Router@c0a0c1ba `Easy-R1/verl/utils/reward_score/step.py`: `ret_accuracy_reward`,
   `ans_accuracy_reward`, `step_compute_score`.
 
-  Proof: guess: which gold step a step of a whole episode is held against, and the similarity without a model.
+  Proof: twin; guess: which gold step a step of a whole episode is held against, and the similarity without a model.
   """
   data = episode.task.data
   steps, answer = (data.get(k) if isinstance(data, Mapping) else getattr(data, k, None) for k in ('steps', 'answer'))

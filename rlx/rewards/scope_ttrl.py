@@ -47,7 +47,7 @@ def scope_ttrl(episodes: Sequence[Episode], *, answer: str | None = None, of: st
 
   Source: szu-tera/SCOPE@0c45ca79 `verl/trainer/ppo/grouputils.py`, `myutils.py`.
 
-  Proof: guess: what stands in for the confidence.
+  Proof: twin; guess: what stands in for the confidence.
   """
   said, n = answers(episodes, answer=answer, of=of), len(episodes)
   sizes = [2**k for k in range(n.bit_length()) if n % 2**k == 0] if sizes is None else list(sizes)

@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 
-from rlx.rewards.gen_prm import attempt, verdict
+from rlx.rewards._asking import attempt, verdict
 from rlx.types import Episode
 
 writes = ('reward/spark', 'judged/spark', 'reward/spark_steps', 'judged/spark_steps')

@@ -5,7 +5,7 @@ import re
 from collections.abc import Awaitable, Callable
 
 from rlx.envs import sql_sandbox
-from rlx.rewards.gen_prm import attempt, verdict
+from rlx.rewards._asking import attempt, verdict
 from rlx.types import Episode
 
 writes = ('reward/tattoo', 'judged/tattoo')

@@ -1,11 +1,10 @@
 """ARES: how much a question should be explored depends on how hard it is, and is paid or fined accordingly."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
 from rlx import groups, masked, tree
+from rlx.columns import with_reward
 from rlx.types import Array, Batch
 
 writes = ('reward/ares',)
@@ -64,7 +63,7 @@ def ares(batch: Batch, *, channel: str = 'task', mode: str = 'released', role: s
   tokens; triggers are the tokens that were drawn, not the likeliest ones; of the last tokens, which no window follows,
   the release makes averages that enter its quantile; its mean N of a bucket is over prompts.
 
-  Proof: guess: what the paper's form counts, whether its variance is the population's, and n* (ours: `target`).
+  Proof: twin; guess: what the paper's form counts, whether its variance is the population's, and n* (ours: `target`).
   """
   if mode not in ('released', 'paper'):
     raise ValueError(f"mode is 'released' or 'paper', not {mode!r}.")
@@ -104,9 +103,7 @@ def ares(batch: Batch, *, channel: str = 'task', mode: str = 'released', role: s
     hard = jnp.where(d >= -m, sat(d + m), fine(-d - m, .5))
     extra = jnp.where(good > 0, jnp.select([bucket == 0, bucket == 1], [fine(d - m, 1.), fine(jnp.abs(d) - m, 1.)], hard),
                       sat(positive(d - m)) * pick(.6, .8, 1.))
-  reward = {**n.reward, into: n.reward[channel] + jnp.where(on, extra, 0.)}
-  known = {**n.judged, into: n.judged[channel]} if channel in n.judged else n.judged
-  return dataclasses.replace(batch, nodes=dataclasses.replace(n, reward=reward, judged=known))
+  return with_reward(batch, into, n.reward[channel] + jnp.where(on, extra, 0.), channel)
 
 
 def _behind(x: Array, batch: Batch, window: int) -> tuple[Array, Array]:

@@ -1,11 +1,10 @@
 """OTC: a right answer is worth less the further its number of tool calls is from the fewest that were needed."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
 from rlx import tree
+from rlx.columns import with_reward
 from rlx.types import Batch
 
 writes = ('reward/otc',)
@@ -48,13 +47,3 @@ def otc(batch: Batch, *, channel: str = 'task', tool: str = 'tool', mode: str = 
     n = jnp.where(right, n, 0.)
     paid = jnp.where(n > 0, jnp.sin(jnp.pi * m / jnp.where(n > 0, m + n, 1.)), paid)      # f / (2 n) = m / (m + n)
   return with_reward(batch, into, jnp.where(right, alpha * paid * ret, 0.), channel)
-
-
-def with_reward(batch: Batch, into: str, reward, *of: str) -> Batch:
-  """The batch with a reward channel, judged where all of the channels `of` are."""
-  n = batch.nodes
-  known = [tree.judged(n, k) for k in of if k in n.judged]
-  judged = {**n.judged, **({into: jnp.all(jnp.stack(known), axis=0)} if known else {})}
-  if not known:
-    judged.pop(into, None)
-  return dataclasses.replace(batch, nodes=dataclasses.replace(n, reward={**n.reward, into: reward}, judged=judged))

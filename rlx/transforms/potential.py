@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from rlx import tree
-from rlx.transforms.otc import with_reward
+from rlx.columns import with_reward
 from rlx.types import Batch
 
 writes = ('reward/shaped',)

@@ -1,10 +1,9 @@
 """SPA: what a step contributed, as a reward of its own."""
 
-import dataclasses
-
 import jax.numpy as jnp
 
-from rlx import along, masked, tree
+from rlx import along, masked
+from rlx.columns import with_reward
 from rlx.types import Batch
 
 writes = ('reward/spa',)
@@ -29,13 +28,11 @@ def spa(batch: Batch, *, head: str = 'progress', grounding: str | None = 'format
   Source: WangHanLinHenry/SPA-RL-Agent@ed200874 `prm/train_our_progress_model.py`, `prm/rl_data_org.py`,
   `ppo/step_ppotrainer.py::compute_rewards`.
 
-  Proof: guess: alpha and beta.
+  Proof: twin; guess: alpha and beta.
   """
   n = batch.nodes
   value = batch.tokens.stream[f'value/{head}']
-  reward, known = alpha * masked.node_sum(jnp.where(along.last_token(batch), value, 0.), batch), {}
-  if grounding is not None:
-    reward = reward + beta * n.reward[grounding]
-    known = {into: tree.judged(n, grounding)} if grounding in n.judged else {}
-  nodes = dataclasses.replace(n, reward={**n.reward, into: reward}, judged={**n.judged, **known})
-  return dataclasses.replace(batch, nodes=nodes)
+  reward = alpha * masked.node_sum(jnp.where(along.last_token(batch), value, 0.), batch)
+  if grounding is None:
+    return with_reward(batch, into, reward)
+  return with_reward(batch, into, reward + beta * n.reward[grounding], grounding)

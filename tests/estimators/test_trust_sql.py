@@ -1,6 +1,7 @@
 """TRUST-SQL's two tracks (arXiv:2603.16448; stulove123/TRUST-SQL-@8cf260a0 `loss.py`) made of GRPO, and a twin."""
 
 import functools
+import inspect
 import math
 import random
 
@@ -12,6 +13,7 @@ import pytest
 
 from rlx import average, masked, toy
 from rlx.estimators.grpo import grpo
+from rlx.estimators.trust_sql import trust_sql
 from rlx.losses.ppo_clip import ppo_clip
 from rlx.selectors.credited import credited
 from rlx.selectors.where import where
@@ -113,3 +115,59 @@ def test_value_and_gradient_of_two_tracks(seed, pack):
     got = learn(batch, advs, jnp.asarray(logp), jnp.float32(coef))
     for g, w in zip(got, twin(f, batch, explore, logp, coef), strict=True):
       np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-6)
+
+
+# ---- one loss: the modulator `trust_sql` ---------------------------------------------------------------------------------
+
+def behind(batch, **mode):
+  """The modulator as `forests.run` takes it: what it modulates stands in `value['adv']`."""
+  return trust_sql(batch, batch.nodes.value['adv'], label='explore', **mode)
+
+
+behind.__signature__ = inspect.signature(functools.partial(trust_sql, adv=None, label=None)).replace(
+    parameters=[p for k, p in inspect.signature(trust_sql).parameters.items() if k not in ('adv', 'label')])
+
+
+@pytest.mark.parametrize('form, before', [
+    ('sum', [2.0712, -.7126, -1.3587, 0]),       # 1.3641 + .5 x 1.4142, -.3590 - .5 x .7071, -1.0051 - .5 x .7071
+    ('scale', [2.0462, -.3590, -1.0051, 0])])    # 1.3641 x 1.5, the others found no schema
+def test_worked_example_with_one_loss(form, before):
+  batch = toy.batch([-1, 0, -1, 2, -1, 4, -1, 6], end=[0, 1, 0, 1, 0, 1, 0, 3], schema=[0, 1, 0, 0, 0, 0, 0, -1],
+                    value=dict(adv=np.repeat([1.3641, -.3590, -1.0051, 0], 2).tolist()), label=dict(explore=[1, 0] * 4))
+  got = forests.run(behind, batch, form=form)
+  np.testing.assert_allclose(got[::2], before, atol=1e-4)
+  np.testing.assert_allclose(got[1::2], [1.3641, -.3590, -1.0051, 0], atol=1e-6)
+
+
+def single_twin(f, explore, adv, form, weight):
+  found = forests.episodes(f, 'schema')
+  if form == 'sum':
+    more = {}
+    for episodes in found.values():
+      mean = sum(r for _, r in episodes) / len(episodes)
+      std = math.sqrt(sum((r - mean) ** 2 for _, r in episodes) / len(episodes))
+      more |= {steps[-1]: (steps, max(-10., min(10., (r - mean) / (std + 1e-6)))) for steps, r in episodes}
+  else:
+    more = {steps[-1]: (steps, r) for episodes in found.values() for steps, r in episodes}
+  mean = forests.over_paths(f, more.values())
+  return [a + (weight * m * (1. if form == 'sum' else a) if e else 0.) for a, m, e in zip(adv, mean, explore, strict=True)]
+
+
+@pytest.mark.parametrize('grown, seed', [('chains', 0), ('trees', 1), ('trees', 2)])
+@pytest.mark.parametrize('form, weight', [('sum', .5), ('sum', .25), ('scale', .5)])
+def test_twin_with_one_loss(grown, seed, form, weight):
+  f, rng = getattr(forests, grown)(seed), random.Random(seed)
+  n = range(len(f.parent))
+  f.reward['schema'] = [float(rng.random() < .4) for _ in n]
+  explore, adv = [rng.randint(0, 1) for _ in n], [rng.gauss(0., 1.) for _ in n]
+  live = {s for found in forests.episodes(f, 'schema').values() for steps, _ in found for s in steps}
+  adv = [a if s in live else 0. for s, a in enumerate(adv)]
+  batch = f.batch(toy, label=dict(explore=explore), value=dict(adv=adv))
+  np.testing.assert_allclose(forests.run(behind, batch, form=form, weight=weight), single_twin(f, explore, adv, form, weight),
+                             rtol=1e-5, atol=2e-6)
+
+
+def test_no_such_form():
+  batch = toy.batch([-1], schema=[1], label=dict(explore=[1]))
+  with pytest.raises(ValueError, match='product'):
+    trust_sql(batch, grpo(batch, channel='schema'), form='product', label='explore')

@@ -128,7 +128,7 @@ def test_words_have_a_role():
   whole, *found = segment.words(ids, text, offsets)
   assert whole == Span(0, len(text), frozenset({'action'})) and [text[s.start:s.stop] for s in found] == ['Wait', 'check', 'However']
   assert all(s.roles == {'trigger'} and not s.cut for s in found)
-  assert segment.words(ids, text, offsets, words=()) == [whole]
+  assert segment.words(ids, text, offsets, of=()) == [whole]
 
 
 @pytest.mark.parametrize('spec, writes', [

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from rlx.judges.scripted import scripted
-from rlx.rewards.capo import attempt, capo, wrong
+from rlx.rewards._asking import attempt
+from rlx.rewards.capo import capo, wrong
 from rlx.types import Episode, Node, Task
 
 

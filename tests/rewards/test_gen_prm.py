@@ -6,7 +6,8 @@ import pytest
 
 from rlx.judges.scripted import scripted
 from rlx.rewards import gen_prm as module
-from rlx.rewards.gen_prm import attempt, gen_prm, verdict
+from rlx.rewards._asking import attempt, verdict
+from rlx.rewards.gen_prm import gen_prm
 from rlx.types import Episode, Node, Task
 
 

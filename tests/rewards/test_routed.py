@@ -1,5 +1,7 @@
 """R1-Router's step reward (OpenBMB/R1-Router@c0a0c1ba `step.py`), by hand."""
 
+import random
+
 import pytest
 
 from rlx.rewards import routed as module
@@ -93,3 +95,49 @@ def test_an_answer_without_its_tag_is_malformed():
 def test_tasks_need_gold():
   with pytest.raises(ValueError, match='task t'):
     paid(ANSWER('x'), data={})
+
+
+def block(text, tag):
+  """What stands between the first `<tag>` and the first `</tag>` behind it, found by hand; None where one is missing."""
+  low = text.lower()
+  opened = low.find(f'<{tag}>')
+  closed = low.find(f'</{tag}>', opened)
+  return text[opened + len(tag) + 2:closed].lower().split() if 0 <= opened < closed else None
+
+
+def in_common(said, gold):
+  left, count = list(gold), 0
+  for word in said:
+    if word in left:
+      left.remove(word)
+      count += 1
+  return count
+
+
+def twin(texts, data, kinds=('text', 'image', 'table', 'none')):
+  out = []
+  for j, text in enumerate(texts):
+    asked, sent, said, r = block(text, 'sub-question'), block(text, 'ret'), block(text, 'answer'), 0.
+    if said is not None and sent is None:
+      gold = data['answer'].split()
+      r = in_common(said, gold) / len(gold)
+      r = r if len(gold) > 5 or r == 1 else 0.
+    elif said is None and asked is not None and sent is not None and j < len(data['steps']):
+      bases, gold = ' '.join(sent).split(', '), data['steps'][j]['question'].split()
+      if all(b in kinds for b in bases) and not (len(bases) > 1 and 'none' in bases):
+        r = .5 * 2 * in_common(asked, gold) / (len(asked) + len(gold)) + .5 * (bases == [data['steps'][j]['source']])
+    out.append(r)
+  return out
+
+
+@pytest.mark.parametrize('seed', range(30))
+def test_twin(seed):
+  draw = random.Random(seed)
+  some = lambda n: ' '.join(draw.choices(['who', 'wrote', 'Emma', 'emma', 'jane', 'austen', 'is', 'film'], k=n))
+  bases = lambda: ', '.join(draw.choices(['text', 'image', 'table', 'none', 'web'], k=draw.choice([1, 1, 1, 2])))
+  parts = [lambda: ASK(some(draw.randint(1, 5)), bases()), lambda: ANSWER(some(draw.randint(1, 8))), lambda: some(2), lambda: '<ret> text </ret>',
+           lambda: f'<sub-question> {some(2)}', lambda: ASK('emma', bases()) + ANSWER('jane austen')]
+  texts = [draw.choice(parts + parts[:2] * 3)() for _ in range(6)]
+  gold = dict(steps=[dict(question=some(draw.randint(1, 5)).lower(), source=draw.choice(['text', 'table', 'none'])) for _ in range(4)],
+              answer=some(draw.choice([2, 5, 7])).lower())
+  assert paid(*texts, data=gold) == pytest.approx(twin(texts, gold))
