@@ -1,13 +1,22 @@
 """Strict by default: no silent promotion, no rank broadcasting, no warnings; 8 virtual devices on the CPU.
 
+Programs are compiled without most optimisations, four times as fast, since most of the suite's time is compiling;
+`RLX_TESTS=optimised python -m pytest` compiles them as a run does.
+
 `pytest --method my_lab.mod.fn` runs the property suite on an estimator from anywhere, and nothing else.
 """
 
+import importlib.metadata
 import os
-import tempfile
 import sys
+import tempfile
 
-os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+flags = ['--xla_force_host_platform_device_count=8']
+if os.environ.get('RLX_TESTS') != 'optimised':
+  flags += ['--xla_backend_optimization_level=0', '--xla_llvm_disable_expensive_passes=true']
+  if tuple(map(int, importlib.metadata.version('jaxlib').split('.')[:2])) < (0, 11):      # later ones do not know it, and abort
+    flags += ['--xla_cpu_use_fusion_emitters=false']
+os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *flags])
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # workers, and the processes that tests start, share what they compile
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(tempfile.gettempdir(), f'rlx-tests-{os.getuid()}'))

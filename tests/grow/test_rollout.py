@@ -359,7 +359,7 @@ def test_a_score_stands_at_the_next_call_and_all_of_them_together():
     ([Expand(at=1)], 'the prompt is no action: no branch at 1'),
     ([Expand(limit=0)], 'grow for 0 steps; limit is at least 1'),
     ([Expand(sampling=dict(temprature=1.))], "sets 'temprature' for sampling; there are .*temperature"),
-    (['grow'], "returns Expand and Score, not 'grow'")])
+    (['grow'], "returns Expand, Score and Cut, not 'grow'")])
 def test_a_wish_that_cannot_be_is_an_error(wishes, message):
   with pytest.raises(ValueError, match=message):
     grow(game.engine(NEVER), n=1, explorer=scripted([Expand()], wishes), scorers=dict(known=lambda pool, asked: [0.] * len(asked)))
