@@ -166,9 +166,10 @@ def probe(prompt: Any, view: View, probes: Sequence[Callable], engine: engines.E
     sampling: of continuations.
 
   Returns:
-    What is known of the prompt itself. A probe that does not fit a slot has no value and is counted as 'probes_full'.
+    What is known of the prompt itself. A probe that does not fit a slot is counted as 'probes_full' and has the value
+    of the step before, of the prompt below the first one: what could not be asked has gained nothing. Without that one either it has none.
   """
-  tok, known, jobs = engine.model.tokenizer, {}, []
+  tok, known, jobs, missed = engine.model.tokenizer, {}, [], []
   for i, p in enumerate(p for fn in probes for p in fn(view)):
     if not -1 <= p.node < len(prompt.tree):
       raise ValueError(f"the probe '{p.name}' asks about step {p.node}; the tree has {len(prompt.tree)}.")
@@ -179,6 +180,7 @@ def probe(prompt: Any, view: View, probes: Sequence[Callable], engine: engines.E
     context = shown(p.node, len(before) + max(len(after) + p.limit * (p.samples > 0), 1))
     if context is None:
       prompt.metrics['probes_full'] = prompt.metrics.get('probes_full', 0.) + 1
+      missed.append(p)
     else:
       jobs.append((i, p, list(context), before, after))
 
@@ -197,6 +199,11 @@ def probe(prompt: Any, view: View, probes: Sequence[Callable], engine: engines.E
       for speech in got[-len(some):]:
         engines.free(engine, speech.slot)
     _put(prompt, known, p, np.mean([_reduced(p, g.logp, g.entropy) for g in got]))
+  for p in sorted(missed, key=lambda p: p.node):
+    up = prompt.tree[p.node].parent if p.node >= 0 else -2
+    before = known if up == -1 else prompt.tree[up].value if up >= 0 else {}
+    if p.name in before:
+      _put(prompt, known, p, before[p.name])
   return known
 
 
