@@ -23,6 +23,7 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(tempfile.gettemp
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -41,3 +42,16 @@ def pytest_configure(config):
 def pytest_ignore_collect(collection_path, config):
   if config.getoption('--method') and collection_path.is_file() and collection_path.name != 'test_properties.py':
     return True
+
+
+@pytest.fixture(scope='module', autouse=True)
+def few_programs():
+  """Each compiled program is several memory maps of the process; past the kernel's limit (65,530) XLA dies."""
+  yield
+  try:
+    with open('/proc/self/maps') as maps:
+      many = sum(1 for _ in maps) > 20_000
+  except OSError:
+    many = False  # not Linux
+  if many:
+    jax.clear_caches()
