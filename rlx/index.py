@@ -143,7 +143,7 @@ def sentence(doc: str, whole: bool = False) -> str:
   """The first sentence of a docstring without links to papers and without a command; not `whole`: up to a colon or semicolon."""
   text = ' '.join(doc.split('\n\n')[0].split())
   text = re.sub(r'\s*\([^()]*arXiv:[^()]*\)|: `python -m [^`]*`', '', text)
-  return cell(re.split(r"(?<=[^\s.])(?:\.(?= [A-Za-z`]|$)" + ('' if whole else '|[:;](?= |$)') + ')', text)[0])
+  return cell(re.split(r"(?<!\bDr)(?<=[^\s.])(?:\.(?= [A-Za-z`]|$)" + ('' if whole else '|[:;](?= |$)') + ')', text)[0])
 
 
 def papers(doc: str) -> str:

@@ -67,6 +67,7 @@ def test_a_proof_stands_in_the_last_line():
 def test_first_sentences_and_papers():
   doc = 'PPO, clipped (arXiv:1707.06347, eq. 7): a | b `<x>` and <y>. More.\n\nSource: arXiv:1912.09729, arXiv:1707.06347.'
   assert index.sentence(doc) == 'PPO, clipped'
+  assert index.sentence('Dr. GRPO on a task: it is. And more.') == 'Dr. GRPO on a task'
   assert index.sentence(doc, whole=True) == 'PPO, clipped: a \\| b `<x>` and &lt;y>'
   assert index.papers(doc) == '[1707.06347](https://arxiv.org/abs/1707.06347) [1912.09729](https://arxiv.org/abs/1912.09729)'
 
