@@ -1,4 +1,4 @@
-"""Every config is built, traced, and runs two steps of each phase; nothing is compiled more often than it has shapes."""
+"""Every config is built, traced, and runs two steps of each phase (half of them where `slow` runs); nothing is compiled more often than it has shapes."""
 
 import glob
 import json
@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from rlx import assemble, compilation, config, train
+from rlx import assemble, compilation, config, index, train
 from rlx.check import check
 
 CONFIGS = sorted(f for f in glob.glob('configs/*.py') if os.path.basename(f) not in ('base.py', '__init__.py'))
@@ -26,7 +26,16 @@ def test_check(path):
 WHOLE = ('configs/quickstart.py', 'configs/probe.py')   # the others take no look at held-out questions and draw no pictures
 
 
-@pytest.mark.parametrize('path', CONFIGS)
+def smokes():
+  """All configs; slow are those that bring no method that one before them has not, estimators apart (the property suite runs those)."""
+  known, first = set(), ('configs/quickstart.py', 'configs/probe.py', 'configs/ppo.py', 'configs/trust_sql.py')
+  for path in sorted(CONFIGS, key=lambda path: path not in first):
+    used = {(kind, name) for kind, names in index.uses(config.load(path)).items() if kind != 'estimator' for name in names}
+    yield pytest.param(path, id=path, marks=() if used - known or path in first else pytest.mark.slow)
+    known |= used
+
+
+@pytest.mark.parametrize('path', smokes())
 def test_smoke(path, tmp_path):
   c = config.load(f'{path}:smoke', {'workdir': str(tmp_path)} | ({} if path in WHOLE else {'eval.splits': {}}))
   records = list(train.iterate(c))

@@ -72,7 +72,9 @@ def program(row: Mapping[str, Any], table: Mapping[str, Any]):
   recipe = train_jax.Recipe(tracks, config.chain('transform', row.get('transforms', ())), row.get('fork', 0), row.get('greedy', False))
   one = lambda task, key, hypers: train_jax.train(probe_tasks.device(task), recipe, key, hypers=hypers, updates=table['updates'],
                                                   groups=table['groups'], width=table['width'], learning_rate=table['learning_rate'])
-  return jax.jit(jax.vmap(jax.vmap(one, (None, 0, None)), (0, None, None))), objective.floats(tracks, 0)
+  seeds = jax.vmap(one, (None, 0, None))
+  # tasks in turn: then one of them is computed, where `vmap` would compute all five and choose
+  return jax.jit(lambda tasks, keys, hypers: jax.lax.map(lambda t: seeds(t, keys, hypers), tasks)), objective.floats(tracks, 0)
 
 
 def run_row(row: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rlx.learn import mesh as meshes
 from rlx.learn import objective, pack, rows, state
 from rlx.learn import step as steps
 from rlx.types import Loss, Model, Stateful
-from tests.policies import bag, quick_compiling  # noqa: F401
+from tests.policies import bag
 from tests.trees import group, step
 
 POLICY = bag()
