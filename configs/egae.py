@@ -13,5 +13,6 @@ def get_config():
   egae = dict(name='egae', gamma=1., lam=.95)
   warm, rl = c.phases
   c.sampler.max_steps = 4
-  c.phases = (warm, {**rl, 'tracks.main.estimator': (egae,), 'learners.critic.tracks.value.estimator': (egae,)})
+  c.phases = (warm, {**rl, 'tracks.main.estimator': (egae,), 'learners.critic.tracks.value.estimator': (egae,),
+                     'learners.critic.tracks.value.selector': ('finished',)})
   return c

@@ -50,9 +50,9 @@ def train(env: DeviceEnv, recipe: Recipe, key: Array, *, hypers: Mapping, update
 
   def update(state, i):
     params, moments, carry, memory = state
-    own = jax.random.fold_in(key, i)
-    batch = rollout_jax.rollout(env, params, prompts, own, width=width, fork=recipe.fork, greedy=recipe.greedy)
-    runtime = dict(step=i, key=jax.random.fold_in(own, 1), models={})
+    grown, own = jax.random.split(jax.random.fold_in(key, i))
+    batch = rollout_jax.rollout(env, params, prompts, grown, width=width, fork=recipe.fork, greedy=recipe.greedy)
+    runtime = dict(step=i, key=own, models={})
     memory = list(memory)
     for j, t in enumerate(recipe.transforms):
       memory[j], batch = objective.apply(t, t.floats(), memory[j], batch, **runtime)

@@ -35,7 +35,7 @@ def smokes():
     known |= used
 
 
-@pytest.mark.parametrize('path', smokes())
+@pytest.mark.parametrize('path', list(smokes()))
 def test_smoke(path, tmp_path):
   c = config.load(f'{path}:smoke', {'workdir': str(tmp_path)} | ({} if path in WHOLE else {'eval.splits': {}}))
   records = list(train.iterate(c))

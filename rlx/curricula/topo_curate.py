@@ -36,7 +36,8 @@ def topo_curate(*, env, split: str = 'train', seed: int = 0, channel: str = 'tas
     channel: reward channel of success.
     success: a trial succeeds if its return is above.
     labels: labels of a step that make turns the same, such as ('state', 'action', 'next'); (): what is said and what is observed
-      after it, case and spaces aside.
+      after it, case and spaces aside. A chain of the paper is one of tool calls: name the label of the call where turns hold free words,
+      or every chain is distinct.
     mix: weight of the first ratio.
     unseen: score of a task that was never tried.
     least: the lowest score, so that every task may come.

@@ -10,11 +10,11 @@ from rlx.types import Advantages, Batch
 
 
 def egae(batch: Batch, *, channel: str = 'task', head: str = 'value', gamma: float = 1.0, lam: float = 0.95,
-         whiten: bool = True) -> Advantages:
+         whiten: bool = False) -> Advantages:
   """Extended GAE over truncated answers, the critic trained apart (arXiv:2506.15050).
 
     A_t = sum_k (gamma lam)^k d_{t+k},   d_t = r_t + gamma V_{t+1} - V_t;   where the answer was cut off, V of its last token goes on
-    target_t = sum_k gamma^k r_{t+k} of an answer that is done;   V_t, which teaches nothing, on one that was cut off
+    target_t = sum_k gamma^k r_{t+k} of an answer that is done;   V_t on one that was cut off
 
   gamma and lam are ours, the paper's were not found. That an answer goes on in the next window is the sampler's affair: here a window
   is an episode with end 2.
@@ -24,11 +24,11 @@ def egae(batch: Batch, *, channel: str = 'task', head: str = 'value', gamma: flo
     channel: reward channel.
     head: name of the value head or of the critic's.
     gamma, lam: per token.
-    whiten: as in `gae`.
+    whiten: as in `gae` (ours: it moves the last tokens of a window off 0).
 
   Returns:
     adv `[R, T]`, that of `gae`; target {head: `[R, T]`}. Where a path branches, the target is the mean over the next steps that a
-    finished episode runs through. Cut off tokens stay in the denominator of the critic's average.
+    finished episode runs through. The paper's critic does not see what was cut off: give its track the selector `finished`.
 
   Proof: twin.
   """

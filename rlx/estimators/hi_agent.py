@@ -14,7 +14,8 @@ def hi_agent(batch: Batch, *, channel: str = 'turn', form: str | None = 'format'
     r_s = weight_form f_s + weight e_s,   A_s = (r_s - mean r) / (std r + eps) over the steps for the same state
 
   f: whether the step is in form; e: feedback of the execution. Each step is an episode of its own, so a long task is no
-  longer than a short one and no critic is needed. The group and the use of feedback are the paper's, the form of r is ours.
+  longer than a short one and no critic is needed. Single steps and the use of feedback are the paper's; the group, its deviation and the
+  form of r are ours.
 
   Args:
     batch: reads `reward[channel]` and `reward[form]`, each step's own, and `label[same]`.
@@ -32,7 +33,7 @@ def hi_agent(batch: Batch, *, channel: str = 'turn', form: str | None = 'format'
 
   Source: the abstract; no code was found.
 
-  Proof: guess: the reward of a sub-goal.
+  Proof: guess: the reward of a sub-goal and the group.
   """
   n = batch.nodes
   live = tree.through(tree.ended(n), n.parent)

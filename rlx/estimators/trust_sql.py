@@ -22,7 +22,8 @@ def trust_sql(batch: Batch, adv: Array, *, form: str = 'sum', weight: float = 0.
     form: 'sum' or 'scale'; the release scales where no flag is given.
     weight: lambda; 0.5 in the release's script, 0.25 in the paper.
     channel: reward channel of the schema.
-    label: above 0 on the steps up to the last proposal.
+    label: above 0 on the steps up to the last proposal; as the environment says where there is none (the release: up to the last
+      exploration, with R_sch 0).
     clip, eps: of A_sch.
 
   Returns:

@@ -64,11 +64,12 @@ def rollout(env: DeviceEnv, params: dict, prompts: Array, key: Array, *, width: 
     'value/<head>'; roles 'switch', 'plan' and 'action' where an action has three symbols.
 
   Raises:
-    ValueError: `fork` with an odd width or as long as an episode.
+    ValueError: `fork` with an odd width, as long as an episode, or with `greedy`.
   """
   turns, count, paths = env.turns, len(env.actions), prompts.shape[0] * width
-  if fork and (width % 2 or fork >= turns):
-    raise ValueError(f'fork needs an even width and episodes of more steps: width {width}, fork {fork}, {turns} turns.')
+  if fork and (width % 2 or fork >= turns or greedy):
+    raise ValueError(f'fork needs an even width, episodes of more steps and no greedy path: width {width}, fork {fork}, {turns} turns, '
+                     f'greedy {greedy}.')
   path, table = jnp.arange(paths, dtype=jnp.int32), features(env)
   best = (path % width == width - 1) if greedy else jnp.zeros(paths, bool)
   asked = jnp.repeat(prompts.astype(jnp.int32), width, total_repeat_length=paths)
@@ -91,7 +92,8 @@ def rollout(env: DeviceEnv, params: dict, prompts: Array, key: Array, *, width: 
     conf, acc = jnp.where(has, jnp.exp(-entropy[:, -1]), 0.), jnp.where(has, jnp.exp(p_answer), 0.)
     return (after, alive & (got.end == 0)), (seen, action, logp, entropy, alive, got, dict(p_answer=p_answer, conf=conf, acc=acc))
 
-  start = jax.vmap(env.reset)(asked, jax.random.split(key, paths))
+  first = jax.random.split(key, paths)[path - path % 2 if fork else path]     # twins begin as one
+  start = jax.vmap(env.reset)(asked, first)
   _, columns = jax.lax.scan(turn, (start, jnp.ones(paths, bool)), jnp.arange(turns, dtype=jnp.int32))
   seen, action, logp, entropy, alive, got, probed = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), columns)     # [path, turn ...]
 

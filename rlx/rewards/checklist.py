@@ -27,8 +27,9 @@ def checklist(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], 
 
     u_k = sum_i w_i 1{item i passes at turn k} / sum_i w_i   over the items of turn k;   0 where a turn has none
 
-  Many small yes-or-no questions, one number a turn; the estimator compares equal turns. The paper's items also carry pointers
-  to evidence and depend on one another; how weights are summed up is not known (ours), and neither are the words of its prompt.
+  Many small yes-or-no questions, one number a turn; the estimator compares equal turns. The paper's items also have
+  pointers to evidence and a condition to pass, and depend on one another; none of that is used here. How weights are summed up
+  is not known (ours), and neither are the words of its prompt.
 
   Args:
     episode: its task's data may have, as a field or key, `checklist`: a list of dict(question, weight=1., turn=None), `turn`

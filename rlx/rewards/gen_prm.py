@@ -30,8 +30,9 @@ def gen_prm(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], sa
 
   k_j: verdicts on step j that could be read, right_j: those that find it right. The judge sees the task and the steps up to
   j, not what came of it, so a step's score is the same wherever the episode ends. This is the part of a generative process
-  reward model that methods such as StepORLM and SPARK (arXiv:2512.03244) have in common; only its idea is published there:
-  the words of the prompt, that each step is asked about by itself, and both ways to count are ours.
+  reward model that methods such as StepORLM and SPARK (arXiv:2512.03244) have in common. The majority vote is SPARK's;
+  StepORLM's judge reads the whole trajectory and then labels every step. The words of the prompt, that a step is asked about
+  without what follows it, and the share are ours.
 
   Args:
     episode: any.

@@ -21,6 +21,7 @@ def reseek(episode: Episode, *, tag: str = 'judge', words: Sequence[str] = ('Yes
 
   A step that follows a search owes a verdict on its observation, `<judge>Yes</judge>`; of several the first counts, case does
   not. The terms t are the verdicts owed, in their order, and then the outcome. GRPO on this channel is the paper's.
+  That its prompt forbids an answer after a No is for the context to say; nothing here does.
 
   Args:
     episode: its task's data has the answer.

@@ -31,7 +31,8 @@ def spark(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], mode
   v: the final verdict, after all steps were checked; l_j: whether step j was found right. Of several verifications each
   label is that of the majority, step by step (equal numbers: wrong), as the paper makes the labels that its reward model
   learns from, with 16; in training it is asked once. [format] is 1 where none of the three ways to please such a judge was
-  taken: another task and its answer appended (`once`), trivial steps in great number (`most`), a single step (`least`).
+  taken: another task and its answer appended (`once`), trivial steps in great number (`most`), a single step (`least`);
+  by default nothing is asked for but one step.
 
   Both rewards are known by name only, their form is ours, and so are the format's rules and the words of the prompt. The two
   further designs (selective advantage, global step reward) and the meta-critique are not here. The judge must not be the

@@ -49,7 +49,7 @@ def tattoo(episode: Episode, *, judge: Callable[..., Awaitable[str | None]], ung
     x_j = [right] g_j,   g_j = 1 where a query ran or none was needed, `ungrounded` where one was wanted and did not run
 
   The judge is first asked for a query that checks step j, the query runs on the task's own tables, and the judge decides
-  with its result before it. That steps on a table are verified by a tool, and others by reasoning alone, is the paper's; its
+  with its result before it. That verdicts are grounded in a tool is the paper's; its
   judge is a trained model whose own reward is shaped by how it uses tools. Here any judge will do: the two questions, the
   query as the tool, and g are ours.
 

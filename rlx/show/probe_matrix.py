@@ -88,10 +88,10 @@ def run_row(row: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
   try:
     fn, hypers = program(row, table)
     compiled = fn.lower(ids, keys, hypers).compile()
+    ready = time.monotonic()
+    curves = np.asarray(compiled(ids, keys, hypers))
   except Exception as e:      # a method is foreign code
-    return dict(missing=f'{type(e).__name__}: {str(e).splitlines()[0][:200]}')
-  ready = time.monotonic()
-  curves = np.asarray(compiled(ids, keys, hypers))
+    return dict(missing=f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}")
   if not np.isfinite(curves).all():
     return dict(missing='its curve is not finite')
   return dict(areas={t: c.mean(1).tolist() for t, c in zip(tasks, curves, strict=True)},

@@ -16,7 +16,8 @@ def lts(batch: Batch, *, channel: str = 'task', admit: str = 'admit', recalled: 
     r_s = 1{s admits} (beta 1{its entry was recalled later} w_s - sparse)
 
   w_s: the share of the episodes through s that were rewarded (return above 0). The paper adds it to the advantage of that decision
-  alone: `gigpo` with weight=0, population='episodes' and this channel as its `penalty`. That the price of the admission rate is paid
+  alone: `gigpo` with weight=0, population='episodes' and this channel as its `penalty`, without the deviation, which would divide the bonus
+  too. Its lambda_first is left out: what it weighs is not said. That the price of the admission rate is paid
   decision by decision is ours; so are beta and sparse, which were not published.
 
   Args:

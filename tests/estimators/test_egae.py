@@ -28,7 +28,7 @@ def returns(f, places, values, live, reward, gamma, lam, bootstrap):
   return out
 
 
-def twin(f, batch, *, channel='task', head='value', gamma=1., lam=.95, whiten=True):
+def twin(f, batch, *, channel='task', head='value', gamma=1., lam=.95, whiten=False):
   values = np.asarray(batch.tokens.stream[f'value/{head}']).astype(float)
   places = {}
   for sequence in forests.sequences(batch):
@@ -96,7 +96,7 @@ def forest(kind, seed, pack):
 
 @pytest.mark.parametrize('kind, seed, pack', [('chains', 0, 2), ('chains', 1, 1), ('trees', 0, 1), ('trees', 1, 2)])
 @pytest.mark.parametrize('mode', [
-    dict(), dict(whiten=False), dict(gamma=.9, lam=.5),
+    dict(), dict(whiten=True), dict(gamma=.9, lam=.5, whiten=True),
     dict(channel='format', gamma=.9, lam=1., whiten=False, head='critic')], ids=str)
 def test_twin(kind, seed, pack, mode):
   f, batch = forest(kind, seed, pack)
