@@ -93,7 +93,17 @@ def phases(c: ml_collections.ConfigDict) -> list[ml_collections.ConfigDict]:
 def fingerprint(c: ml_collections.ConfigDict) -> dict:
   """What must not change when a run is continued."""
   free = ('workdir', 'cache', 'episodes', 'checkpoint', 'summary', 'smoke')
-  return {k: v for k, v in config.plain(c).items() if k not in free}
+  return _moved({k: v for k, v in config.plain(c).items() if k not in free})
+
+
+def _moved(value):
+  """A plain config without the folders of config files that functions come from: a checkout may be moved."""
+  if isinstance(value, dict):
+    return {k: _moved(v) for k, v in value.items()}
+  if isinstance(value, list):
+    return [_moved(v) for v in value]
+  own = isinstance(value, str) and value.startswith(config.FUNCTION)
+  return config.FUNCTION + os.path.basename(value.removeprefix(config.FUNCTION)) if own else value
 
 
 def digest(value: Any) -> str:

@@ -31,6 +31,7 @@ KINDS = dict(
     source='rlx.grow.sources', tokenizer='rlx.grow.tokenizer', scorer='rlx.grow.scorers')
 
 FUNCTION, OWN = 'function:', 'rlx_config_'      # a function in a plain config; modules of config files
+FILES: dict[str, str] = {}                      # such a module -> its file
 # what the loop supplies to a function that names it as a keyword-only parameter
 RUNTIME = frozenset(('models', 'step', 'key', 'adv', 'env', 'tokenizer', 'grow', 'draw', 'start', 'seed',
                      'context', 'vocab', 'texts', 'actions'))
@@ -231,6 +232,7 @@ def _executed(file):
       sys.path.append(folder)
   spec = importlib.util.spec_from_file_location(f'{OWN}{os.path.basename(file)[:-3]}', file)
   module = importlib.util.module_from_spec(spec)
+  FILES[module.__name__] = os.path.abspath(file)
   spec.loader.exec_module(module)
   return module
 
@@ -326,9 +328,17 @@ def plain(value: Any) -> Any:
   if callable(value):
     module, name = getattr(value, '__module__', '?'), getattr(value, '__qualname__', repr(value))
     if module.startswith(OWN):      # of a config file, which is no module that could be imported by its name
-      module = os.path.abspath(value.__code__.co_filename)
+      module = FILES.get(module, module)
     return f'{FUNCTION}{module}:{name}'
   return value
+
+
+def nameless(value: Any) -> list[str]:
+  """Functions in a plain config that nobody can find again: lambdas, and those of another function or of a notebook."""
+  if isinstance(value, Mapping | list):
+    return [f for v in (value.values() if isinstance(value, Mapping) else value) for f in nameless(v)]
+  lost = isinstance(value, str) and value.startswith(FUNCTION) and ('<' in value or value.startswith(f'{FUNCTION}__main__:'))
+  return [value.removeprefix(FUNCTION)] if lost else []
 
 
 def revived(value: Any) -> Any:

@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import itertools
 import json
+import logging
 import os
 import resource
 import shutil
@@ -329,8 +330,12 @@ def start(c: ml_collections.ConfigDict, workdir: str) -> tuple[assemble.World, l
   if newest is None:
     courses.keep_bases(models, own, workdir)
   models = courses.rebase(models, workdir)
+  kept = config.plain(c)
+  if lost := config.nameless(kept):
+    logging.getLogger('rlx').warning("'%s' cannot be opened again once it is trained: its config holds %s, which has no name in a module",
+                                     workdir, lost[0])
   with open(os.path.join(workdir, 'config.json'), 'w', encoding='utf-8') as f:
-    json.dump(config.plain(c), f, indent=1)
+    json.dump(kept, f, indent=1)
   return assemble.World(env, tok, models, mesh), phases
 
 

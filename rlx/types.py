@@ -134,8 +134,6 @@ class DeviceEnv(NamedTuple):
   turns: int           # no episode is longer
   observations: int
   actions: tuple
-  channels: tuple
-  labels: tuple
 
 
 class Policy(NamedTuple):
@@ -296,7 +294,10 @@ class Score(NamedTuple):
 
 
 class Cut(NamedTuple):
-  """An explorer's third wish: the paths that stand at `nodes` end there, cut off (end 2), so that they are episodes and get credit."""
+  """An explorer's third wish: the paths that stand at `nodes` end there, cut off (end 2), so that they are episodes and get credit.
+
+  Only while nothing of the prompt grows (`View.running` is 0).
+  """
   nodes: Sequence[int]             # steps that go on, below which nothing stands or grows
 
 

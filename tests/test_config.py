@@ -1,6 +1,7 @@
 """Names to bound functions, schedules, overrides, command lines."""
 
 import json
+import shutil
 import sys
 import textwrap
 
@@ -10,7 +11,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from rlx import config
+from rlx import assemble, config
 from rlx.config import ConfigError, build, chain
 from rlx.estimators.grpo import grpo
 from rlx.losses.ppo_clip import ppo_clip
@@ -272,12 +273,17 @@ def test_plain():
 
 def test_functions_of_a_config_file_come_back(tmp_path):
   file = tmp_path / 'mine.py'
-  file.write_text('from rlx import config\ndef judge(x):\n  return x + 1\n\ndef get_config():\n'
-                  "  return config.ml_collections.ConfigDict(dict(name='mine', a=(dict(judge=judge),), b=lambda x: x))\n")
+  file.write_text('from rlx import config\ndef judge(x):\n  return x + 1\n\nclass World:\n  pass\n\ndef get_config():\n'
+                  "  return config.ml_collections.ConfigDict(dict(name='mine', a=(dict(judge=judge),), env=World, b=lambda x: x))\n")
   kept = json.loads(json.dumps(config.plain(config.load(str(file)))))
-  assert config.revived(kept['a'])[0]['judge'](1) == 2
+  assert config.revived(kept['a'])[0]['judge'](1) == 2 and config.revived(kept['env']).__name__ == 'World'
+  assert config.nameless(kept) == [f'{file}:get_config.<locals>.<lambda>']
   with pytest.raises(ConfigError, match='must have a name in a module'):
     config.revived(kept['b'])
+  moved = tmp_path / 'elsewhere'
+  moved.mkdir()
+  there = config.load(shutil.copy(file, moved))
+  assert config.plain(there)['a'] != kept['a'] and assemble.fingerprint(there) == assemble.fingerprint(kept)
   file.unlink()
   with pytest.raises(ConfigError, match=r"the function 'judge' of '.*mine.py', which is not found here"):
     config.revived(kept['a'])

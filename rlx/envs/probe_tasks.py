@@ -132,7 +132,7 @@ def device(task: int | str | Array = 0) -> DeviceEnv:
   def answer(s):
     return jnp.where((i == 0) | (i == 3), s.prompt, -1)
 
-  return DeviceEnv(reset, lambda s: see(s)[0], step, right, answer, PROMPTS, max(TURNS), OBSERVATIONS, SYMBOLS, CHANNELS, LABELS)
+  return DeviceEnv(reset, lambda s: see(s)[0], step, right, answer, PROMPTS, max(TURNS), OBSERVATIONS, SYMBOLS)
 
 
 # ---- as text -----------------------------------------------------------------------------------------------------------

@@ -120,6 +120,7 @@ def rollout(pool: Mapping[str, engines.Engine], tasks: Sequence[Task], *, plan: 
   todo, prompts, queue, active = deque(enumerate(tasks, first)), [], deque(), []
   slots = pool['policy'].limits.slots
   late, failures, lost, alive = [], [], {}, False
+  serve = verdicts.server(plan.rewards, pool['policy'], key)
   seed = tuple(np.asarray(jax.random.key_data(key)).tolist())
   with workers.crew(plan.workers) as crew, vacated(pool):
     while todo or prompts:
@@ -145,9 +146,10 @@ def rollout(pool: Mapping[str, engines.Engine], tasks: Sequence[Task], *, plan: 
   if failures and not alive:
     raise RuntimeError(f'every episode failed, the environment seems dead; its first error was: {failures[0]}')
   with _timed(clock, 'reward'):
-    verdicts.settle(late, plan.rewards, lost, verdicts.server(plan.rewards, pool['policy'], key))
+    verdicts.settle(late, plan.rewards, lost, serve)
+  given = set().union(*(verdicts.authors(p) for p in late))
   for name, errors in lost.items():
-    if all(errors):
+    if all(errors) and name not in given:
       raise RuntimeError(f"every verdict of the reward '{name}' failed; its first error was: {errors[0]}")
   yield from map(_group, late)
 
@@ -230,6 +232,8 @@ def _refuse(prompt, wish, plan, pool):
       raise ValueError(f"the explorer asks for the score '{wish.name}'; there are {sorted(plan.scorers)}.")
     return
   if isinstance(wish, Cut):
+    if prompt.running or len(set(wish.nodes)) < len(wish.nodes):
+      raise ValueError('the explorer cuts paths off while others of the prompt still grow, or one twice.')
     above = {n.parent for n in tree}
     if lives := [n for n in wish.nodes if tree[n].end or n in above or prompt.pending[n]]:
       raise ValueError(f'the explorer cuts step {lives[0]} off, which has ended or goes on.')

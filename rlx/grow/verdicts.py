@@ -1,6 +1,7 @@
 """What is said of a finished episode or prompt: rewards, some of them coroutines, and probes on the warm cache."""
 
 import concurrent.futures
+import contextlib
 import inspect
 import queue
 import zlib
@@ -106,6 +107,11 @@ def _write(prompt, fn, episodes, verdicts):
           prompt.authors[s, channel] = fn
 
 
+def authors(prompt: Any) -> set[str]:
+  """Names of the rewards that gave a verdict on a step of the prompt."""
+  return {_name(fn) for (s, channel), fn in prompt.authors.items() if prompt.tree[s].reward.get(channel) is not None}
+
+
 def _grain(fn):
   return getattr(fn, 'grain', 'episode')
 
@@ -120,8 +126,17 @@ def _channels(fn):
 
 
 def server(rewards: Sequence[Callable], engine: engines.Engine, key: jax.Array) -> Callable | None:
-  """A function that answers what the rewards' judges ask of the policy by then; None where none does."""
+  """A function that answers what the rewards' judges ask of the policy by then; None where none does.
+
+  What was asked before, by a rollout that was given up, is not answered any more. Which questions share a batch depends on the clock, what
+  each is answered on its prompt, its sample and `key`.
+  """
   judges = [j for j in (getattr(fn, 'judge', None) for fn in rewards) if hasattr(j, 'asked')]
+  for judge in judges:
+    judge.served = True
+    with contextlib.suppress(queue.Empty):
+      while True:
+        judge.asked.get_nowait()[2].cancel()
 
   def serve():
     for judge in judges:
@@ -136,11 +151,14 @@ def _answer(judge, engine, key):
       prompt, sample, answer = judge.asked.get_nowait()
     except queue.Empty:
       break
+    if not answer.set_running_or_notify_cancel():      # whoever asked waits no longer
+      continue
     context = render([Message('user', prompt) if tok.chat else prompt], [], tok)
     if len(context) + judge.limit > engine.limits.width:
       answer.set_result(None)
     else:
       jobs.append((context, (zlib.crc32(prompt.encode()) & 0x7fffffff, 0x60000000, sample), answer))
+  jobs.sort(key=lambda job: job[1])
   drawn = engines.keys(key, [code for _, code, _ in jobs], 1 << (len(jobs) - 1).bit_length()) if jobs else ()
   for at in range(0, len(jobs), width := max(engines.vacant(engine), 1)):
     part = [engines.Request(c, -1, k, dict(temperature=judge.temperature), judge.limit) for (c, _, _), k in

@@ -16,8 +16,10 @@ def policy(*, limit: int = 64, temperature: float = 0.) -> Callable:
     temperature: of its sampling; 0: the likeliest.
   """
   async def judge(prompt: str, *, sample: int = 0) -> str | None:
+    if not judge.served:
+      raise RuntimeError("the judge 'policy' must be the keyword `judge` of a reward of the run itself; nothing would ever answer it here")
     answer = concurrent.futures.Future()
     judge.asked.put((prompt, sample, answer))
     return await asyncio.wrap_future(answer)
-  judge.asked, judge.limit, judge.temperature = queue.SimpleQueue(), limit, temperature
+  judge.asked, judge.limit, judge.temperature, judge.served = queue.SimpleQueue(), limit, temperature, False
   return judge

@@ -108,6 +108,6 @@ def test_returns_are_the_tasks(task):
 
 def test_errors():
   env = device('fork')
-  for kw in (dict(width=3, fork=2), dict(width=4, fork=24)):
+  for kw in (dict(width=3, fork=2), dict(width=4, fork=24), dict(width=4, fork=2, greedy=True)):
     with pytest.raises(ValueError, match='fork needs an even width'):
       rollout_jax.rollout(env, rollout_jax.init(env), PROMPTS, jax.random.key(0), **kw)

@@ -6,6 +6,7 @@ import http.server
 import json
 import logging
 import socket
+import sqlite3
 import threading
 import time
 
@@ -141,7 +142,62 @@ def test_no_more_than_so_many_at_once():
   assert most[0] == 2
 
 
-@pytest.mark.parametrize('kw, message', [(dict(url='ftp://x'), "url must begin with http"), (dict(url='http://x', key='NOT_SET'), "'NOT_SET'")])
+@pytest.mark.parametrize('status', [400, 413, 422])
+def test_a_prompt_that_is_refused_where_others_are_answered_has_no_answer(status):
+  with server(lambda n, q: (status, b'too long') if 'long' in q['messages'][0]['content'] else said('ok')) as (url, asked):
+    judge = endpoint(url=url, model='m')
+    with pytest.raises(ValueError, match='too long'):      # nothing was answered yet: the request itself may be wrong
+      ask(judge, 'long')
+    assert ask(judge, 'short') == ['ok'] and ask(judge, 'long') == [None] and len(asked) == 3
+
+
+@pytest.mark.parametrize('status', [500, 507, 529])
+def test_all_errors_of_the_server_may_pass(status):
+  with server(lambda n, q: (status, b'') if n == 0 else said('ok')) as (url, _):
+    assert ask(endpoint(url=url, model='m', wait=.01), 'x') == ['ok']
+
+
+def test_an_error_whose_text_does_not_come_is_tried_again():
+  def answer(n, q):
+    return (503, b'x', ('Content-Length', '100')) if n == 0 else said('ok')      # a hundred bytes are promised, one comes
+  with server(answer) as (url, _):
+    assert ask(endpoint(url=url, model='m', wait=.01, seconds=.5), 'x') == ['ok']
+
+
+def test_a_cache_that_fails_loses_no_answer(tmp_path, caplog):
+  file = tmp_path / 'verdicts.db'
+  with server(lambda n, q: said('\ud83d half of a pair')) as (url, _):
+    judge = endpoint(url=url, model='m', cache=str(file))
+    assert ask(judge, 'x') == ['? half of a pair'] == ask(judge, 'x')
+    with sqlite3.connect(file) as con:
+      con.execute('DROP TABLE answers')
+    con.close()
+    with caplog.at_level(logging.WARNING, 'rlx'):
+      assert ask(judge, 'y') == ['? half of a pair'] and 'no such table' in caplog.text
+
+
+def test_two_servers_share_no_answers(tmp_path):
+  file = str(tmp_path / 'verdicts.db')
+  with server(lambda n, q: said('one')) as (first, _), server(lambda n, q: said('two')) as (second, _):
+    assert [ask(endpoint(url=u, model='m', cache=file), 'x') for u in (first, second)] == [['one'], ['two']]
+
+
+def test_of_two_answers_to_one_question_the_first_is_kept(tmp_path):
+  with server(lambda n, q: said(f'answer {n}')) as (url, _):
+    judge = endpoint(url=url, model='m', cache=str(tmp_path / 'verdicts.db'))
+    assert len(set(ask(judge, 'x', 'x', 'x'))) == 1
+
+
+@pytest.mark.parametrize('kw, message', [
+    (dict(url='ftp://x'), "url must begin with http"), (dict(url='http://x', key='NOT_SET'), "'NOT_SET'"),
+    (dict(url='http://x', retries=-1), 'retries is at least 0'), (dict(url='http://x', parallel=0), 'parallel at least 1')])
 def test_errors(kw, message):
   with pytest.raises(ValueError, match=message):
     endpoint(model='m', **kw)
+
+
+def test_a_cache_that_is_none(tmp_path):
+  (tmp_path / 'text').write_text('no database, ' * 100)
+  for path in (tmp_path, tmp_path / 'text'):
+    with pytest.raises(ValueError, match='cache .* cannot be used'):
+      endpoint(url='http://x', model='m', cache=str(path))

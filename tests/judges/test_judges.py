@@ -1,12 +1,14 @@
 """Scripted judges, the policy as a judge, and how a reward gets one."""
 
 import asyncio
+import contextlib
 
 import numpy as np
 import pytest
 
 from rlx import assemble, config
 from rlx.grow import engine as engines
+from rlx.judges.policy import policy
 from rlx.judges.scripted import scripted
 from tests.grow import game
 from tests.grow.game import grow
@@ -55,6 +57,22 @@ def test_the_policy_judges_itself():
     for _ in range(4):
       ids.append(int(np.argmax(game.logits_by_hand(ids)[-1])))
     assert answer == game.TOK.decode(ids[-4:])
+
+
+def test_the_policy_is_only_asked_where_it_is_served():
+  judge = policy()
+  with pytest.raises(RuntimeError, match='must be the keyword `judge` of a reward'):
+    asyncio.run(judge('x'))
+
+
+def test_who_waits_no_longer_is_not_answered():
+  async def hurries(episode, *, judge):
+    with contextlib.suppress(TimeoutError):
+      await asyncio.wait_for(judge(episode.nodes[0].text), .001)
+    return dict(verdict=[0.] * len(episode.nodes))
+  fn = assemble._bound(config.build('reward', dict(name=hurries, judge=dict(name='policy', limit=4))))
+  groups = grow(game.engine(engines.Stop(), slots=4, buckets=()), n=2, rewards=(fn,))
+  assert all(n.reward['verdict'] == 0 for g in groups for n in g.nodes if n.end)
 
 
 def test_what_does_not_fit_has_no_answer():
