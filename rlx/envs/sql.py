@@ -87,8 +87,8 @@ def sql(*, world: str | None = None, path: str | None = None, protocol: str = 'm
 
   Source: `four_acts` after arXiv:2603.16448 and stulove123/TRUST-SQL-@0d41f2d3 (TrustSQL/examples/nl2sql). Known deviations:
   one proposal, which ends exploring (without one all steps have label `schema`, theirs those up to the last exploration);
-  exploring is by name, not by SQL; an answer confirms the last query instead of repeating it; rows are compared as multisets, not as sets of the first 30. Spider: arXiv:1809.08887; its test suite's comparison also
-  allows for columns in another order.
+  exploring is by name, not by SQL; an answer confirms the last query instead of repeating it; rows are compared as multisets, not as
+  sets of the first 30. Spider: arXiv:1809.08887; its test suite's comparison also allows for columns in another order.
   """
   world = world or ('hidden_names' if path is None else 'spider')
   if world not in _WORLDS:
