@@ -14,4 +14,5 @@ def get_config():
   c.tracks.main.selector = ()
   warm, rl = c.phases
   c.phases = (warm, {**rl, 'probes': (dict(name='spae', key='sql', before='<sql> ', samples=5, limit=10),), 'transforms': ('spae_potential',)})
+  c.smoke = (*c.smoke, ('phases[1].probes[0].samples', 2), ('phases[1].probes[0].limit', 4), ('on_policy_prompts', 2))
   return c

@@ -12,8 +12,6 @@ import pytest
 from rlx import course
 from rlx.learn import checkpoint
 
-pytestmark = pytest.mark.xdist_group('resume')
-
 SCRIPT = """
 import os, signal, sys, threading
 from rlx import config, train
