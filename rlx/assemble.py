@@ -93,7 +93,17 @@ def phases(c: ml_collections.ConfigDict) -> list[ml_collections.ConfigDict]:
 def fingerprint(c: ml_collections.ConfigDict) -> dict:
   """What must not change when a run is continued."""
   free = ('workdir', 'cache', 'episodes', 'checkpoint', 'summary', 'smoke')
-  return {k: v for k, v in config.plain(c).items() if k not in free}
+  return _moved({k: v for k, v in config.plain(c).items() if k not in free})
+
+
+def _moved(value):
+  """A plain config without the folders of config files that functions come from: a checkout may be moved."""
+  if isinstance(value, dict):
+    return {k: _moved(v) for k, v in value.items()}
+  if isinstance(value, list):
+    return [_moved(v) for v in value]
+  own = isinstance(value, str) and value.startswith(config.FUNCTION)
+  return config.FUNCTION + os.path.basename(value.removeprefix(config.FUNCTION)) if own else value
 
 
 def digest(value: Any) -> str:
@@ -372,6 +382,10 @@ def phase(c: ml_collections.ConfigDict, env: Any) -> Phase:
 
 def _bound(b):
   """A host-side method as one callable; marks such as `grain` stay on it, and a memory stands in `call.state`."""
+  judge = b.static.get('judge')
+  if judge is not None and not callable(judge):
+    judge = made('judge', judge)
+    b = b._replace(static={**b.static, 'judge': judge})
   if b.places:
     keywords = {**b.static, **{k: float(v) for k, v in b.floats().items()}}   # once: it is called for every path
     def call(*args):
@@ -385,6 +399,8 @@ def _bound(b):
   for mark in ('grain', 'reads_text'):
     if hasattr(b.fn, mark):
       setattr(call, mark, getattr(b.fn, mark))
+  if judge is not None:
+    call.judge = judge
   call.__name__ = b.name
   call.writes = written(b)
   return call

@@ -46,8 +46,9 @@ def _column(table, values):
 
 
 def _columned(batch):
-  """The batch with streams that know their name again: a method that adds one makes a plain dict of them."""
-  return dataclasses.replace(batch, tokens=dataclasses.replace(batch.tokens, stream=_column('stream', dict(batch.tokens.stream))))
+  """The batch with columns that know their name again: a method that adds one makes a plain dict of them."""
+  table = lambda holder, *names: dataclasses.replace(holder, **{k: _column(k, dict(getattr(holder, k))) for k in names})
+  return dataclasses.replace(batch, tokens=table(batch.tokens, 'stream', 'role'), nodes=table(batch.nodes, 'reward', 'label', 'value'))
 
 
 def check(c: ml_collections.ConfigDict, env: Any, phases: Sequence[assemble.Phase]) -> str:
@@ -128,7 +129,8 @@ def _trace(phase, policies, params, batch):
   key, step = jax.random.key(0), jnp.int32(0)
   where = f"phase '{phase.name}'"
   for t in phase.transforms:
-    batch = _columned(_said(f"{where}: transform '{t.name}'", lambda t=t, batch=batch: t.call(batch, models=real, step=step, key=key)))
+    run = lambda t=t, batch=batch: objective.apply(t, t.floats(), objective.memory([t])[0], batch, models=real, step=step, key=key)[1]
+    batch = _columned(_said(f"{where}: transform '{t.name}'", run))
   for learner in phase.learners:
     for name, track in learner.tracks.items():
       one, at = {name: track}, f"{where}: track '{name}' of learner '{learner.name}'"

@@ -24,12 +24,14 @@ import numpy as np
 
 # kind -> where it lives: a folder (one file a method) or one module
 KINDS = dict(
-    env='rlx.envs', context='rlx.contexts', explorer='rlx.explorers', probe='rlx.probes', reward='rlx.rewards',
+    env='rlx.envs', context='rlx.contexts', explorer='rlx.explorers', probe='rlx.probes', reward='rlx.rewards', judge='rlx.judges',
     curriculum='rlx.curricula', transform='rlx.transforms', estimator='rlx.estimators', selector='rlx.selectors',
     loss='rlx.losses', policy='rlx.models', head='rlx.models.heads',
     average='rlx.average', rows='rlx.learn.rows', tx='rlx.learn.optimizers', segment='rlx.grow.segment', label='rlx.grow.labels',
     source='rlx.grow.sources', tokenizer='rlx.grow.tokenizer', scorer='rlx.grow.scorers')
 
+FUNCTION, OWN = 'function:', 'rlx_config_'      # a function in a plain config; modules of config files
+FILES: dict[str, str] = {}                      # such a module -> its file
 # what the loop supplies to a function that names it as a keyword-only parameter
 RUNTIME = frozenset(('models', 'step', 'key', 'adv', 'env', 'tokenizer', 'grow', 'draw', 'start', 'seed',
                      'context', 'vocab', 'texts', 'actions'))
@@ -129,6 +131,8 @@ def build(kind: str, spec: Any) -> Bound:
     raise ConfigError(f"{kind} '{name}' needs {_listed(missing)}.")
   takes = frozenset(k for k in known if k in RUNTIME and k not in keywords)
   writes = getattr(fn, 'writes', None) or getattr(sys.modules.get(getattr(fn, '__module__', '')), 'writes', ())
+  if callable(writes):      # they depend on its keywords
+    writes = writes(**static)
   places = tuple(p.name for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
   return Bound(name, fn, static, traced, takes, tuple(writes), places)
 
@@ -184,7 +188,7 @@ def _files(where):
   for m in pkgutil.iter_modules(spec.submodule_search_locations):
     if not m.name.startswith('_'):
       with open(importlib.util.find_spec(f'{where}.{m.name}').origin, encoding='utf-8') as f:
-        if re.search(rf'^(def {m.name}\(|{m.name} = )', f.read(), re.MULTILINE):
+        if re.search(rf'^((async )?def {m.name}\(|{m.name} = )', f.read(), re.MULTILINE):
           found.append(m.name)
   return tuple(sorted(found))
 
@@ -204,13 +208,7 @@ def load(path: str, overrides: Mapping[str, Any] | None = None) -> ml_collection
   file, _, variant = path.partition(':')
   if not os.path.isfile(file):
     raise ConfigError(f"config file '{file}' does not exist; give --config a path such as configs/quickstart.py.")
-  root = os.path.dirname(os.path.dirname(os.path.abspath(file)))
-  for folder in (os.getcwd(), root):
-    if folder not in sys.path:
-      sys.path.append(folder)
-  spec = importlib.util.spec_from_file_location(f'rlx_config_{os.path.basename(file)[:-3]}', file)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  module = _executed(file)
   if not hasattr(module, 'get_config'):
     raise ConfigError(f"config file '{file}' has no function get_config().")
   takes = bool(inspect.signature(module.get_config).parameters)
@@ -225,6 +223,18 @@ def load(path: str, overrides: Mapping[str, Any] | None = None) -> ml_collection
   if variant == 'smoke':
     smoke(c)
   return override(c, overrides or {})
+
+
+def _executed(file):
+  root = os.path.dirname(os.path.dirname(os.path.abspath(file)))
+  for folder in (os.getcwd(), root):
+    if folder not in sys.path:
+      sys.path.append(folder)
+  spec = importlib.util.spec_from_file_location(f'{OWN}{os.path.basename(file)[:-3]}', file)
+  module = importlib.util.module_from_spec(spec)
+  FILES[module.__name__] = os.path.abspath(file)
+  spec.loader.exec_module(module)
+  return module
 
 
 def smoke(c: ml_collections.ConfigDict) -> None:
@@ -308,7 +318,7 @@ def _literal(text):
 
 
 def plain(value: Any) -> Any:
-  """A config as plain JSON-able values; functions become their dotted names."""
+  """A config as plain JSON-able values; a function becomes 'function:', its module (or config file) and name, which `revived` turns back."""
   if isinstance(value, ml_collections.ConfigDict | Mapping):
     return {str(k): plain(v) for k, v in value.items()}
   if isinstance(value, list | tuple):
@@ -316,8 +326,39 @@ def plain(value: Any) -> Any:
   if isinstance(value, np.generic):
     return value.item()
   if callable(value):
-    return f'{getattr(value, "__module__", "?")}.{getattr(value, "__qualname__", repr(value))}'
+    module, name = getattr(value, '__module__', '?'), getattr(value, '__qualname__', repr(value))
+    if module.startswith(OWN):      # of a config file, which is no module that could be imported by its name
+      module = FILES.get(module, module)
+    return f'{FUNCTION}{module}:{name}'
   return value
+
+
+def nameless(value: Any) -> list[str]:
+  """Functions in a plain config that nobody can find again: lambdas, and those of another function or of a notebook."""
+  if isinstance(value, Mapping | list):
+    return [f for v in (value.values() if isinstance(value, Mapping) else value) for f in nameless(v)]
+  lost = isinstance(value, str) and value.startswith(FUNCTION) and ('<' in value or value.startswith(f'{FUNCTION}__main__:'))
+  return [value.removeprefix(FUNCTION)] if lost else []
+
+
+def revived(value: Any) -> Any:
+  """What `plain` made of a config and JSON kept, with its tuples and its functions.
+
+  Raises:
+    ConfigError: a function that cannot be imported here.
+  """
+  if isinstance(value, Mapping):
+    return {k: revived(v) for k, v in value.items()}
+  if isinstance(value, list):
+    return tuple(map(revived, value))
+  if not (isinstance(value, str) and value.startswith(FUNCTION)):
+    return value
+  module, _, name = value.removeprefix(FUNCTION).rpartition(':')
+  try:
+    return getattr(_executed(module) if module.endswith('.py') else importlib.import_module(module), name)
+  except (ImportError, AttributeError, ValueError, OSError) as e:
+    raise ConfigError(f"the config names the function '{name}' of '{module}', which is not found here: {e}. "
+                      'A function in a config must have a name in a module or in the config file, and be there when a run is opened.') from e
 
 
 def _listed(words) -> str:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from rlx import assemble
 from rlx.config import ConfigError
-from rlx.learn import checkpoint, state
+from rlx.learn import checkpoint, objective, state
 from rlx.learn.partition import combine, partition, rest, trained
 from rlx.models import lora
 
@@ -83,14 +83,15 @@ def bases(phase: assemble.Phase, world: assemble.World) -> dict[str, Any]:
 
 
 def first_states(phase: assemble.Phase, world: assemble.World) -> dict[str, Any]:
-  """What a phase begins with: fresh optimizers and carries, and the models nobody trains, all without their bases."""
+  """What a phase begins with: fresh optimizers, carries and memories of transforms, and the models nobody trains, all without their bases."""
   learnt = {l.model: l for l in phase.learners}
   specs = phase.config.models
   copied = {n: s['copy'] for n, s in specs.items() if assemble.copies(s)}
   params = {n: trained(m.policy, world.models[copied.get(n, n)].params) for n, m in world.models.items()}
   params = {n: jax.tree.map(jnp.copy, p) if n in copied else p for n, p in params.items()}
+  memory = objective.memory(phase.transforms)
   return dict(states={l.name: state.create(params[m], l.tx, l.tracks) for m, l in learnt.items()},
-              frozen={n: p for n, p in params.items() if n not in learnt})
+              frozen={n: p for n, p in params.items() if n not in learnt}, **({'memory': memory} if jax.tree.leaves(memory) else {}))
 
 
 def parameters(kept: Mapping[str, Any], phase: assemble.Phase, bases: Mapping[str, Any]) -> dict[str, Any]:

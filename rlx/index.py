@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 
 from rlx import assemble, config
-from rlx.show import table
+from rlx.show import probe_matrix, table
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HEAD = """<!-- written by `python -m rlx.index`; do not edit -->
@@ -20,7 +20,7 @@ HEAD = """<!-- written by `python -m rlx.index`; do not edit -->
 
 `python -m rlx.train --config configs/NAME.py` runs a config, `configs/NAME.py:smoke` two steps of each of its phases. Every key stands in [base.py](base.py).
 A method is named in a config by the name below, by a dotted name from anywhere (`my_lab.mod.fn`), or as the function itself.
-Proof: *golden* agrees with published numbers, *twin* with a hand example and a slow twin written from the paper, *guess* says what the paper leaves open.
+Proof: *golden* agrees with published numbers, *twin* with a hand example and a slow twin written from the paper, *guess* says what the paper leaves open and is ours; the rest has a twin where both stand.
 """
 SHOWN = ('env', 'estimator', 'selector', 'loss', 'transform', 'reward', 'probe', 'explorer', 'context', 'curriculum')   # of a config
 TITLES = dict(env='Environments', tx='Optimizers', rows='Rows', curriculum='Curricula', loss='Losses', policy='Policies', segment='Segmenters')
@@ -79,7 +79,12 @@ def table_rows(root: str) -> Iterator[str]:
   folder = os.path.join(root, 'configs', 'tables')
   for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
     if name.endswith('.py') and not name.startswith('_'):
-      t: Any = table.load(os.path.join(folder, name))
+      path = os.path.join(folder, name)
+      t: Any = table.read(path)
+      if 'tasks' in t:      # a probe matrix: so many seeds, a column a task
+        t = dict(probe_matrix.checked(t, path), seeds=range(t['seeds']), columns=t['tasks'])
+      else:
+        t = table.load(path)
       rows = ', '.join(row['name'] for row in t['rows'])
       yield f'| [{name}](tables/{name}) | {cell(rows)} | {", ".join(map(str, t["seeds"]))} | {", ".join(t["columns"])} |'
 
@@ -138,7 +143,7 @@ def sentence(doc: str, whole: bool = False) -> str:
   """The first sentence of a docstring without links to papers and without a command; not `whole`: up to a colon or semicolon."""
   text = ' '.join(doc.split('\n\n')[0].split())
   text = re.sub(r'\s*\([^()]*arXiv:[^()]*\)|: `python -m [^`]*`', '', text)
-  return cell(re.split(r"(?<=[^\s.])(?:\.(?= [A-Za-z`]|$)" + ('' if whole else '|[:;](?= |$)') + ')', text)[0])
+  return cell(re.split(r"(?<!\bDr)(?<=[^\s.])(?:\.(?= [A-Za-z`]|$)" + ('' if whole else '|[:;](?= |$)') + ')', text)[0])
 
 
 def papers(doc: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from rlx import assemble, compilation
+from rlx import assemble, compilation, config
 from rlx import course as courses
 from rlx.config import ConfigError
 from rlx.eval import evaluate
@@ -100,7 +100,7 @@ def _opened(workdir, step):
   if newest is None:
     raise ConfigError(f"'{workdir}' holds no checkpoint yet.")
   with open(path, encoding='utf-8') as f:
-    c = ml_collections.ConfigDict(tuples(json.load(f)), type_safe=False)
+    c = ml_collections.ConfigDict(config.revived(json.load(f)), type_safe=False)
   world, phases = _open(c, workdir)
   world = world._replace(models=courses.rebase(world.models, workdir))
   meta = courses.kept(folder, newest)
@@ -109,10 +109,3 @@ def _opened(workdir, step):
   params = courses.parameters(saved, at, courses.bases(at, world))
   models = {n: m._replace(params=params[n]) for n, m in world.models.items()}
   return c, world._replace(models=models), phases[-1].plan, newest
-
-
-def tuples(value: Any) -> Any:
-  """JSON's lists as the tuples a config has."""
-  if isinstance(value, dict):
-    return {k: tuples(v) for k, v in value.items()}
-  return tuple(tuples(v) for v in value) if isinstance(value, list) else value

@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import inspect
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -32,15 +33,18 @@ few = lambda k: lambda rng, n: rng.integers(0, k, n)
 COIN, NORMAL, UNIFORM = few(2), lambda rng, n: rng.normal(size=n), lambda rng, n: rng.uniform(size=n)
 LOGP = lambda rng, n: -rng.exponential(size=n)
 REWARDS = dict(task=COIN, answer=COIN, schema=COIN, format=NORMAL, turn=NORMAL, session=NORMAL, info_gain=NORMAL,
-               prm=UNIFORM)
-LABELS = dict(state=few(3), action=few(2), next=few(3), switch=few(2), turn=few(3), agent=few(2), select=few(2),
-              source=few(1))
+               prm=UNIFORM, meta=COIN, process=lambda rng, n: -COIN(rng, n))
+LABELS = dict(state=few(3), action=few(2), next=few(3), switch=few(2),
+              turn=lambda rng, n: rng.integers(0, 3, n) // 2,      # uneven: CM2 asks for five steps of a turn
+              agent=few(2), select=few(2), schema=few(2), source=few(1), tag=few(3), drawn=lambda rng, n: rng.permutation(n) % 2,
+              answer=few(2), tool=few(2))
 JUDGED = dict(prm=lambda rng, n: rng.uniform(size=n) < .8)
-VALUES = dict(value=NORMAL, low=NORMAL, high=NORMAL, term=NORMAL, p_answer=UNIFORM, conf=UNIFORM)
-STREAMS = dict(entropy=UNIFORM, old_logp=LOGP, ref_logp=LOGP, sampler_logp=LOGP, version=few(3), reward=NORMAL,
+VALUES = dict(value=NORMAL, low=NORMAL, high=NORMAL, term=NORMAL, p_answer=UNIFORM, conf=UNIFORM, acc=UNIFORM, potential=NORMAL,
+              prover=UNIFORM)
+STREAMS = dict(entropy=UNIFORM, old_logp=LOGP, ref_logp=LOGP, prm_logp=LOGP, sampler_logp=LOGP, version=few(3), reward=NORMAL,
                value=NORMAL, **{f'value/{head}': NORMAL for head in ('value', 'critic', 'low', 'high', 'term')})
 ROLES = dict.fromkeys(('action', 'plan', 'switch', 'think', 'answer'), COIN)
-PROMPT = dict(source=few(2), difficulty=UNIFORM, p_answer=UNIFORM)
+PROMPT = dict(source=few(2), difficulty=UNIFORM, p_answer=UNIFORM, prior=UNIFORM, prover=UNIFORM)
 
 # ---- the forest: each prompt is (parents within the prompt, ends) ----------------------------------------------------
 
@@ -59,8 +63,10 @@ def batch(seed: int = 0, *, chains: bool = False) -> Batch:
   first = np.cumsum([0] + [len(p) for p, _ in prompts])
   parent = [j + f if j >= 0 else -1 for (p, _), f in zip(prompts, first, strict=False) for j in p]
   group = np.repeat(np.arange(len(prompts)), np.diff(first))
-  rng, n = np.random.default_rng(seed), len(parent)
-  draw = lambda table, size=n: {k: make(rng, size) for k, make in table.items()}
+  n = len(parent)
+  # each column is drawn by its own name, so that a new one changes no other; with 5 the first prompts' rewards differ
+  rng = lambda name: np.random.default_rng((seed, 5, zlib.crc32(name.encode())))
+  draw = lambda table, size=n: {k: make(rng(k), size) for k, make in table.items()}
   end = [e for _, ends in prompts for e in ends]
   b = toy.batch(parent, group=group, end=end, label=draw(LABELS), value=draw(VALUES), judged=draw(JUDGED), role=draw(ROLES),
                 n_tokens=1 + np.arange(n) % 3, n_obs=np.arange(n) % 2, pack=2,

@@ -1,20 +1,23 @@
-"""Small batches to think with: `toy.batch(parent=..., task=...)` makes one, `toy.show(batch, adv)` draws it.
+"""Small batches to think with: `toy.batch(parent=..., task=...)` makes one, `toy.show(batch, adv)` prints it, `toy.draw` draws it.
 
 ```
 batch = toy.batch(parent=[-1, 0, 1, 1, 0, 4], task=[0, 0, 1, 0, 0, 1])
 toy.show(batch, grpo(batch))
+toy.draw(batch, grpo(batch), file='tree.png')
 ```
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
-from rlx import masked
-from rlx.types import Advantages, Batch, Nodes, Tokens
+from rlx.show import drawing
+from rlx.types import Batch, Nodes, Tokens
 
 ENDS = ('', ' done', ' cut', ' failed')
+draw = drawing.draw
 
 
 def batch(parent: Sequence[int], *, group=0, end=None, judged: Mapping = {}, label: Mapping = {}, value: Mapping = {},
@@ -111,8 +114,15 @@ def _rows(parent, leaves, counts, pack):
   return [x if x.dtype == bool else x.astype(np.int32) for x in out]
 
 
+class Shown(str):
+  """What `show` printed; as the last thing in a cell of a notebook it is drawn as well."""
+
+  def _repr_svg_(self) -> str:
+    return self.drawing()
+
+
 def show(batch: Batch, *columns, names: Sequence[str] = ('adv',)) -> str:
-  """Draws the tree with its rewards, its labels and any further columns on it.
+  """Prints the tree with its rewards, its labels and any further columns on it; see `draw` for a picture.
 
   Args:
     batch: any batch, a toy one or not.
@@ -120,17 +130,15 @@ def show(batch: Batch, *columns, names: Sequence[str] = ('adv',)) -> str:
     names: one for each column.
 
   Returns:
-    The drawing, which is also printed.
+    The text that was printed.
 
   Raises:
     ValueError: not as many names as columns.
   """
-  if len(names) < len(columns):
-    raise ValueError(f'{len(columns)} columns but {len(names)} names ({", ".join(names)}): pass names=.')
   n = batch.nodes
   parent, end = np.asarray(n.parent), np.asarray(n.end)
   steps = np.flatnonzero(np.asarray(n.valid))
-  cells = {**n.reward, **n.label, **{k: _by_step(x, batch) for k, x in zip(names, columns, strict=False)}}
+  cells = {**n.reward, **n.label, **drawing.by_step(batch, columns, names)}
   depth = {}
   for i in steps:
     depth[i] = depth[parent[i]] + 1 if parent[i] >= 0 else 0
@@ -140,11 +148,7 @@ def show(batch: Batch, *columns, names: Sequence[str] = ('adv',)) -> str:
   lines = [f'{"step":{first}s}' + ''.join(f'{k:>{width[k]}s}' for k in cells)]
   for i in steps:
     lines.append(f'{name[i]:{first}s}' + ''.join(f'{round(float(x[i]), 6) + 0.:{width[k]}.4g}' for k, x in cells.items()))
-  text = '\n'.join(lines)
+  text = Shown('\n'.join(lines))
+  text.drawing = functools.partial(draw, batch, *columns, names=names)
   print(text)
   return text
-
-
-def _by_step(x, batch):
-  x = jnp.asarray(x.adv if isinstance(x, Advantages) else x)
-  return np.asarray(masked.node_mean(x.astype(jnp.float32), batch) if x.ndim == 2 else x)

@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import itertools
 import json
+import logging
 import os
 import resource
 import shutil
@@ -73,7 +74,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
       kept = courses.first_states(phase, world)
       if resumed is not None:
         kept, resumed = checkpoint.restore(folder, kept, step=resumed)[0], None
-      states, frozen = kept['states'], kept['frozen']
+      states, frozen, memory = kept['states'], kept['frozen'], kept.get('memory', [()] * len(phase.transforms))
       bases = courses.bases(phase, world)
       if course.drawn is None:
         course.drawn = phase.curriculum.init()
@@ -135,7 +136,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
         for part in packed:
           batch = steps.put(part.batch, world.mesh)
           if fns.transform:
-            batch = fns.transform(now(), batch, [t.floats(course.total) for t in phase.transforms], np.int32(course.total), key)
+            batch, memory = fns.transform(now(), memory, batch, [t.floats(course.total) for t in phase.transforms], np.int32(course.total), key)
           for learner in phase.learners:
             if course.total % learner.every:
               continue
@@ -195,7 +196,7 @@ def iterate(c: ml_collections.ConfigDict, *, stages: Callable | None = None) -> 
             world = world._replace(models={n: m._replace(params=now()[n]) for n, m in world.models.items()})
             keep = courses.first_states(phases[number + 1], world)
           else:
-            keep = dict(states=states, frozen=frozen)
+            keep = dict(states=states, frozen=frozen, **({'memory': memory} if 'memory' in kept else {}))
           saves = phase.config.checkpoint
           best = record.get(saves.best) if saves.best else None
           checkpoint.save(folder, course.total, keep, keep=saves.keep, best=best,
@@ -329,8 +330,12 @@ def start(c: ml_collections.ConfigDict, workdir: str) -> tuple[assemble.World, l
   if newest is None:
     courses.keep_bases(models, own, workdir)
   models = courses.rebase(models, workdir)
+  kept = config.plain(c)
+  if lost := config.nameless(kept):
+    logging.getLogger('rlx').warning("'%s' cannot be opened again once it is trained: its config holds %s, which has no name in a module",
+                                     workdir, lost[0])
   with open(os.path.join(workdir, 'config.json'), 'w', encoding='utf-8') as f:
-    json.dump(config.plain(c), f, indent=1)
+    json.dump(kept, f, indent=1)
   return assemble.World(env, tok, models, mesh), phases
 
 

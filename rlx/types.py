@@ -110,6 +110,32 @@ class Loss(NamedTuple):
   extra: Mapping[str, Callable] = {}
 
 
+class DeviceStep(NamedTuple):
+  """What an action brings, as arrays of one path."""
+  end: Array       # [] i32 as in `Nodes`
+  reward: Columns  # channel -> [] f32
+  label: Columns   # name -> [] i32
+
+
+class DeviceEnv(NamedTuple):
+  """The protocol of `Env` on arrays, inside jit: one path at a time, batched by `vmap`.
+
+  `reset(prompt, key) -> state`, `prompt` in [0, prompts); `observe(state) -> [] i32` in [0, observations); `step(state, action [U] i32,
+  key) -> (state, DeviceStep)`, symbol u of an action in [0, actions[u]). A state is a pytree of arrays; what it says after an end does
+  not matter. `right(state) -> [U]`: what an expert would do; `answer(state) -> []`: the last symbol of the answer to the prompt, -1 where
+  there is none.
+  """
+  reset: Callable
+  observe: Callable
+  step: Callable
+  right: Callable
+  answer: Callable
+  prompts: int
+  turns: int           # no episode is longer
+  observations: int
+  actions: tuple
+
+
 class Policy(NamedTuple):
   """A language model as three pure functions.
 
@@ -196,6 +222,7 @@ class Node:
   end: int = 0
   by: str = 'policy'
   branch: int = 0                 # which rollout of its prompt drew it
+  greedy: bool = False            # drawn at temperature 0
   reward: dict[str, float | None] = dataclasses.field(default_factory=dict)   # None: no verdict
   label: dict[str, Hashable] = dataclasses.field(default_factory=dict)
   value: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -266,6 +293,14 @@ class Score(NamedTuple):
   nodes: Sequence[int]
 
 
+class Cut(NamedTuple):
+  """An explorer's third wish: the paths that stand at `nodes` end there, cut off (end 2), so that they are episodes and get credit.
+
+  Only while nothing of the prompt grows (`View.running` is 0).
+  """
+  nodes: Sequence[int]             # steps that go on, below which nothing stands or grows
+
+
 class View(NamedTuple):
   """What explorers and probes see of a prompt: tree columns, text, per-token numbers, rewards so far."""
   task: Task
@@ -275,7 +310,7 @@ class View(NamedTuple):
 
 
 class Explorer(NamedTuple):
-  """`init(task) -> S`; `expand(S, view, seed) -> (S, [Expand | Score])`; done = nothing returned and nothing running.
+  """`init(task) -> S`; `expand(S, view, seed) -> (S, [Expand | Score | Cut])`; done = nothing returned and nothing running.
 
   `seed` is a tuple of ints for `np.random.default_rng`.
   """
@@ -291,7 +326,7 @@ class Probe(NamedTuple):
   score_from: int = 0              # characters of the suffix before the part that is scored
   samples: int = 0                 # 0: score the suffix; n: sample n continuations of it
   limit: int = 16                  # tokens a continuation
-  reduce: str = 'mean_logp'        # 'mean_logp' | 'sum_logp' | 'mean_entropy'
+  reduce: str | Callable = 'mean_logp'   # 'mean_logp' | 'sum_logp' | 'mean_entropy', or (logp [L], entropy [L], None where forced) -> float
 
 
 class Curriculum(NamedTuple):

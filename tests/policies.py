@@ -1,18 +1,9 @@
-"""A policy that compiles in no time, and quick compiling, for tests of what stands around models."""
+"""A policy that compiles in no time, for tests of what stands around models."""
 
 import jax
 import jax.numpy as jnp
-import pytest
 
 from rlx.types import Policy
-
-
-@pytest.fixture(autouse=True)
-def quick_compiling():
-  """Programs that are compiled in half the time and run slower: for tests that run each once or twice."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def bag(*, vocab: int = 64, width: int = 6) -> Policy:

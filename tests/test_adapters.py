@@ -24,14 +24,6 @@ POLICY = dict(name='transformer', layers=2, dim=16, heads=2, ff=32)
 ADAPTED = dict(POLICY, freeze=1, lora=dict(rank=2, alpha=4.))
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick():
-  """As `tests.policies.quick_compiling`, but for all of the file: runs that are compared are compiled in one way."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 def probability():
   """A head for rewards: a probability, from a flax module of one's own."""
   from flax import linen as nn

@@ -1,5 +1,7 @@
 """Names to bound functions, schedules, overrides, command lines."""
 
+import json
+import shutil
 import sys
 import textwrap
 
@@ -9,7 +11,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from rlx import config
+from rlx import assemble, config
 from rlx.config import ConfigError, build, chain
 from rlx.estimators.grpo import grpo
 from rlx.losses.ppo_clip import ppo_clip
@@ -85,7 +87,7 @@ def test_what_the_loop_supplies_is_given_to_those_who_ask():
 
 
 def test_unknown_keywords_list_what_there_is():
-  takes = 'it takes channel, clip, ddof, eps, singleton, std'
+  takes = 'it takes channel, clip, ddof, eps, singleton, std, vectorised'
   with pytest.raises(ConfigError, match=rf"estimator 'grpo' has no keyword 'ddoff'; {takes}\. Did you mean 'ddof'\?"):
     build('estimator', dict(name='grpo', ddoff=1))
   with pytest.raises(ConfigError, match="loss 'entropy' has no keyword 'zz'; it takes nothing.$"):
@@ -265,7 +267,26 @@ def test_load_variants_and_smoke(tmp_path):
 
 def test_plain():
   c = ml_collections.ConfigDict(dict(a=(1, dict(b=None)), f=grpo))
-  assert config.plain(c) == dict(a=[1, dict(b=None)], f='rlx.estimators.grpo.grpo')
+  assert config.plain(c) == dict(a=[1, dict(b=None)], f='function:rlx.estimators.grpo:grpo')
+  assert config.revived(json.loads(json.dumps(config.plain(c)))) == dict(a=(1, dict(b=None)), f=grpo)
+
+
+def test_functions_of_a_config_file_come_back(tmp_path):
+  file = tmp_path / 'mine.py'
+  file.write_text('from rlx import config\ndef judge(x):\n  return x + 1\n\nclass World:\n  pass\n\ndef get_config():\n'
+                  "  return config.ml_collections.ConfigDict(dict(name='mine', a=(dict(judge=judge),), env=World, b=lambda x: x))\n")
+  kept = json.loads(json.dumps(config.plain(config.load(str(file)))))
+  assert config.revived(kept['a'])[0]['judge'](1) == 2 and config.revived(kept['env']).__name__ == 'World'
+  assert config.nameless(kept) == [f'{file}:get_config.<locals>.<lambda>']
+  with pytest.raises(ConfigError, match='must have a name in a module'):
+    config.revived(kept['b'])
+  moved = tmp_path / 'elsewhere'
+  moved.mkdir()
+  there = config.load(shutil.copy(file, moved))
+  assert config.plain(there)['a'] != kept['a'] and assemble.fingerprint(there) == assemble.fingerprint(kept)
+  file.unlink()
+  with pytest.raises(ConfigError, match=r"the function 'judge' of '.*mine.py', which is not found here"):
+    config.revived(kept['a'])
 
 
 def test_numbers_of_numpy_are_plain():

@@ -53,8 +53,8 @@ def test_its_links_lead_somewhere(page):
 def test_a_method_says_how_it_is_proven_and_its_test_exists(kind):
   for name in config.names(kind):
     said = index.proof(inspect.getdoc(config.resolve(kind, name)) or '')
-    assert said in ('twin', 'golden') or said and re.fullmatch(r'guess: \S.*', said), (
-        f"{kind} '{name}': the last line of its docstring must be 'Proof: twin.', 'Proof: golden.' or 'Proof: guess: <which part>.'")
+    assert said and re.fullmatch(r'(twin|golden)(; guess: \S.*)?|guess: \S.*', said), (
+        f"{kind} '{name}': the last line of its docstring must be 'Proof: twin.', 'Proof: golden.', either followed by '; guess: <which part>', or 'Proof: guess: <which part>.'")
     assert index.test_of(kind, name, index.ROOT), f"{kind} '{name}' says '{said}', but no test names it"
 
 
@@ -67,6 +67,7 @@ def test_a_proof_stands_in_the_last_line():
 def test_first_sentences_and_papers():
   doc = 'PPO, clipped (arXiv:1707.06347, eq. 7): a | b `<x>` and <y>. More.\n\nSource: arXiv:1912.09729, arXiv:1707.06347.'
   assert index.sentence(doc) == 'PPO, clipped'
+  assert index.sentence('Dr. GRPO on a task: it is. And more.') == 'Dr. GRPO on a task'
   assert index.sentence(doc, whole=True) == 'PPO, clipped: a \\| b `<x>` and &lt;y>'
   assert index.papers(doc) == '[1707.06347](https://arxiv.org/abs/1707.06347) [1912.09729](https://arxiv.org/abs/1912.09729)'
 

@@ -12,14 +12,13 @@ import pytest
 from rlx import course
 from rlx.learn import checkpoint
 
-pytestmark = pytest.mark.xdist_group('resume')
-
 SCRIPT = """
 import os, signal, sys, threading
 from rlx import config, train
 workdir, stage, at, delay = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 c = config.load('tests/configs/tiny.py', {'workdir': workdir, 'checkpoint.every': 2, 'phases[0].steps': 5, 'phases[1].steps': 5,
-                                          'eval.every': 1, 'episodes.every': 1, 'rewards': ('tests.configs.tiny.novel',)})
+                                          'eval.every': 1, 'episodes.every': 1, 'rewards': ('tests.configs.tiny.novel',),
+                                          'transforms': ('tests.configs.tiny.counted',)})
 c.phases = (dict(c.phases[0], name='none', steps=0), *c.phases)
 seen = []
 def stages(name):
@@ -91,12 +90,14 @@ def _leaves(folder, step):
 
   from rlx import assemble, config
   from rlx.learn import mesh
-  c = config.load('tests/configs/tiny.py')
+  c = config.load('tests/configs/tiny.py', {'transforms': ('tests.configs.tiny.counted',)})
   env = assemble.environment(c)
   tok = assemble.tokenizer(c, env, os.path.dirname(folder))
   world = assemble.World(env, tok, assemble.models(c, tok, mesh.create(1, 1, 1, devices=jax.devices()[:1]), assemble.heads(c)), None)
   phase = assemble.phase(assemble.phases(c)[-1], env)
-  return jax.tree.leaves(jax.device_get(checkpoint.restore(folder, course.first_states(phase, world), step=step)[0]))
+  kept = jax.device_get(checkpoint.restore(folder, course.first_states(phase, world), step=step)[0])
+  assert kept['memory'] == [5.], 'the batches of the second phase'
+  return jax.tree.leaves(kept)
 
 
 def test_a_finished_run_is_only_summed_up(whole):

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 
 from rlx.bench import compare, sides, work
 from rlx.bench.credit import credit
+from rlx.bench.credit import text as credit_text
 from rlx.bench.decode import decode
 from rlx.bench.head import head
 from rlx.bench.table import machine, table
 
 BENCHES = dict(credit=credit, head=head, decode=decode)      # their keyword-only parameters are flags; they return lines
+TEXTS = dict(credit=credit_text)                             # how lines are shown, where not as `table` does
 SIZE = work.Size()
 WORKS = dict(
     sample='4 prompts x 8 samples of 64 new tokens, prompts of 64',
@@ -71,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> list:
       title = f"{bench}, model {args['model']}, {args['dtype']}: {WORKS[bench]}\n"
     else:
       on, found = machine(), BENCHES[bench](**args)
-      title, shown, stored = '', table(found), [x._asdict() for x in found]
+      title, shown, stored = '', TEXTS.get(bench, table)(found), [x._asdict() for x in found]
   except ValueError as e:
     top.error(str(e))
   print(', '.join(f'{k} {v}' for k, v in on.items()))

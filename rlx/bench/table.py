@@ -14,16 +14,17 @@ import numpy as np
 
 
 class Line(NamedTuple):
-  """One row of the table; `target` is the most that `value` may be."""
+  """One row of the table; `target` is the most that `value` may be, `note` says why there is no value."""
   name: str
   size: int
-  value: float
+  value: float | None
   unit: str
   target: float | None = None
+  note: str = ''
 
   @property
   def verdict(self) -> str:
-    return '' if self.target is None else 'ok' if self.value <= self.target else 'missed'
+    return '' if self.target is None or self.value is None else 'ok' if self.value <= self.target else 'missed'
 
 
 def machine(device: str | None = None) -> dict:
@@ -62,7 +63,7 @@ def table(lines: Sequence[Line]) -> str:
   rows = []
   for x in lines:
     most = '' if x.target is None else f'{x.target:.4g}'
-    rows.append((x.name, str(x.size), f'{x.value:.4g}', x.unit, most, x.verdict))
+    rows.append((x.name, str(x.size), 'n/a' if x.value is None else f'{x.value:.4g}', x.unit, most, x.verdict))
   return columns([('bench', 'size', 'median', '', 'at most', ''), *rows], '<>><><')
 
 

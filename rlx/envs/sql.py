@@ -86,9 +86,9 @@ def sql(*, world: str | None = None, path: str | None = None, protocol: str = 'm
     ValueError: unknown world, protocol, split, schema mode or expert, sizes below 1; a file of the layout is missing or is none.
 
   Source: `four_acts` after arXiv:2603.16448 and stulove123/TRUST-SQL-@0d41f2d3 (TrustSQL/examples/nl2sql). Known deviations:
-  one proposal, which ends exploring; exploring is by name, not by SQL; an answer confirms the last query instead of repeating
-  it; rows are compared as multisets, not as sets of the first 30. Spider: arXiv:1809.08887; its test suite's comparison also
-  allows for columns in another order.
+  one proposal, which ends exploring (without one all steps have label `schema`, theirs those up to the last exploration);
+  exploring is by name, not by SQL; an answer confirms the last query instead of repeating it; rows are compared as multisets, not as
+  sets of the first 30. Spider: arXiv:1809.08887; its test suite's comparison also allows for columns in another order.
   """
   world = world or ('hidden_names' if path is None else 'spider')
   if world not in _WORLDS:

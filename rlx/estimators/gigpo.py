@@ -31,7 +31,7 @@ def gigpo(batch: Batch, *, channel: str = 'task', gamma: float = 0.95, weight: f
     population: what the statistics of A^E count: 'steps' (released: an episode counts once for each of its steps) or
       'episodes' (paper). The release then takes the score of an episode from its first step, penalty included; here the
       pool of episodes is free of penalties.
-    penalty: a channel (0 or negative) added to R and to G of its own step after G was formed: invalid actions.
+    penalty: a channel (0 or negative for a penalty, positive for a bonus) added to R and to G of its own step after G was formed: invalid actions.
     singleton: A^E in a pool of one: 'zero', or 'raw' its score (released). A state seen once always has A^S = 0.
     eps: added to the deviations.
 

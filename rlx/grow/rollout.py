@@ -21,7 +21,7 @@ from rlx import walk
 from rlx.grow import engine as engines
 from rlx.grow import verdicts, workers
 from rlx.grow.tokenizer import body, render
-from rlx.types import Action, Env, Expand, Explorer, Group, Node, Obs, Score, Step, Task, Turn, View
+from rlx.types import Action, Cut, Env, Expand, Explorer, Group, Node, Obs, Score, Step, Task, Turn, View
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,7 @@ def rollout(pool: Mapping[str, engines.Engine], tasks: Sequence[Task], *, plan: 
   todo, prompts, queue, active = deque(enumerate(tasks, first)), [], deque(), []
   slots = pool['policy'].limits.slots
   late, failures, lost, alive = [], [], {}, False
+  serve = verdicts.server(plan.rewards, pool['policy'], key)
   seed = tuple(np.asarray(jax.random.key_data(key)).tolist())
   with workers.crew(plan.workers) as crew, vacated(pool):
     while todo or prompts:
@@ -145,9 +146,10 @@ def rollout(pool: Mapping[str, engines.Engine], tasks: Sequence[Task], *, plan: 
   if failures and not alive:
     raise RuntimeError(f'every episode failed, the environment seems dead; its first error was: {failures[0]}')
   with _timed(clock, 'reward'):
-    verdicts.settle(late, plan.rewards, lost)
+    verdicts.settle(late, plan.rewards, lost, serve)
+  given = set().union(*(verdicts.authors(p) for p in late))
   for name, errors in lost.items():
-    if all(errors):
+    if all(errors) and name not in given:
       raise RuntimeError(f"every verdict of the reward '{name}' failed; its first error was: {errors[0]}")
   yield from map(_group, late)
 
@@ -204,6 +206,12 @@ def _ask(prompt, plan, queue, pool, seed):
     if isinstance(wish, Score):
       prompt.scores.setdefault(wish.name, {}).update({int(n): None for n in wish.nodes})
       continue
+    if isinstance(wish, Cut):
+      for n in wish.nodes:
+        _cut(prompt, n, plan)
+        if prompt.tree[n].end == 2:
+          verdicts.pay(prompt, walk.path(prompt.tree, n), plan.rewards)
+      continue
     for _ in range(wish.width):
       queue.append(_branch(prompt, wish, pool))
       if wish.at is None:
@@ -214,14 +222,21 @@ def _ask(prompt, plan, queue, pool, seed):
 def _refuse(prompt, wish, plan, pool):
   """Raises where a wish cannot be."""
   tree = prompt.tree
-  if not isinstance(wish, Expand | Score):
-    raise ValueError(f'an explorer returns Expand and Score, not {wish!r}.')
-  nodes = wish.nodes if isinstance(wish, Score) else [wish.node] * (wish.node != -1)
+  if not isinstance(wish, Expand | Score | Cut):
+    raise ValueError(f'an explorer returns Expand, Score and Cut, not {wish!r}.')
+  nodes = wish.nodes if isinstance(wish, Score | Cut) else [wish.node] * (wish.node != -1)
   if outside := [n for n in nodes if not 0 <= n < len(tree)]:
     raise ValueError(f'the explorer names step {outside[0]}; the tree has {len(tree)} steps.')
   if isinstance(wish, Score):
     if wish.name not in plan.scorers:
       raise ValueError(f"the explorer asks for the score '{wish.name}'; there are {sorted(plan.scorers)}.")
+    return
+  if isinstance(wish, Cut):
+    if prompt.running or len(set(wish.nodes)) < len(wish.nodes):
+      raise ValueError('the explorer cuts paths off while others of the prompt still grow, or one twice.')
+    above = {n.parent for n in tree}
+    if lives := [n for n in wish.nodes if tree[n].end or n in above or prompt.pending[n]]:
+      raise ValueError(f'the explorer cuts step {lives[0]} off, which has ended or goes on.')
     return
   if wish.by not in pool:
     raise ValueError(f"the explorer lets '{wish.by}' speak; there are {sorted(pool)}.")
@@ -436,8 +451,8 @@ def _grow(branch, said, state, step, plan):
   end = 2 if not step.end and len(branch.path) + 1 == plan.max_steps else step.end
   node = Node(parent=branch.path[-1] if branch.path else -1, obs=branch.at[1], context=said.context, fresh=said.fresh,
               text=said.action.text, ids=ids, sampled=said.sampled, logp=said.logp, stream=said.stream, stem=branch.stem, end=end,
-              by=branch.wish.by, branch=branch.code, reward=dict(step.reward), label={**branch.at[2], **step.label},
-              metrics=dict(step.metrics))
+              by=branch.wish.by, branch=branch.code, greedy=not {**plan.sampling, **(branch.wish.sampling or {})}.get('temperature', 1.),
+              reward=dict(step.reward), label={**branch.at[2], **step.label}, metrics=dict(step.metrics))
   if branch.wish.by != 'policy':
     node.label.setdefault('agent', branch.wish.by)
   if not said.stopped:

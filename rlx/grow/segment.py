@@ -3,7 +3,7 @@
 A segmenter is `(ids, text, offsets) -> [Span]`: `offsets[i]` are the first character of token i in the text and the one
 behind its last, ascending (a token of no width, such as a special one, is fine). A span names the role of its tokens; with
 `cut` it is also a step of its own. Spans may overlap, those with `cut` never do, and an action without any stays one step.
-A segmenter that reads text raises ValueError where there are not as many offsets as ids; one that does not is marked
+`writes` says the roles, for `tags` as a function of its keywords. A segmenter that reads text raises ValueError where there are not as many offsets as ids; one that does not is marked
 `reads_text = False` and spared the decoding.
 """
 
@@ -24,6 +24,7 @@ def turns(ids: Sequence[int], text: str, offsets: Offsets) -> list[Span]:
 
 
 turns.reads_text = False
+turns.writes = ('role/action',)
 
 
 def tags(ids: Sequence[int], text: str, offsets: Offsets, *, names: Sequence[str] = ('think', 'answer'),
@@ -67,6 +68,28 @@ def tags(ids: Sequence[int], text: str, offsets: Offsets, *, names: Sequence[str
   return spans + [Span(a, b, cut=True) for a, b in zip(edges, edges[1:])]
 
 
+tags.writes = lambda names=('think', 'answer'), cut=False: tuple(f'role/{n}' for n in names)
+
+def words(ids: Sequence[int], text: str, offsets: Offsets, *, of: Sequence[str] = ('wait', 'however', 'check'),
+          role: str = 'trigger') -> list[Span]:
+  """Tokens of the given words, with one role; an action stays one step. Case does not matter, and a word is not found inside another.
+
+  Args:
+    ids: the action's ids.
+    text: their text.
+    offsets: characters of each token.
+    of: the words.
+    role: its name.
+  """
+  starts, stops = _edges(ids, offsets)
+  found = re.finditer(r'(?<!\w)(?:' + '|'.join(map(re.escape, of)) + r')(?!\w)', text, re.IGNORECASE) if of else ()
+  spans = [Span(bisect.bisect_right(stops, m.start()), bisect.bisect_left(starts, m.end()), frozenset({role})) for m in found]
+  return [Span(0, len(ids), frozenset({'action'})), *spans]
+
+
+words.writes = lambda of=(), role='trigger': (f'role/{role}', 'role/action')
+
+
 def sentences(ids: Sequence[int], text: str, offsets: Offsets, *, cut: bool = True) -> list[Span]:
   """Sentences, with the role 'action': they end behind '.', '!' or '?' before whitespace, and behind a line.
 
@@ -78,6 +101,9 @@ def sentences(ids: Sequence[int], text: str, offsets: Offsets, *, cut: bool = Tr
   edges = [bisect.bisect_left(starts, e) for e in ends if e < len(text.rstrip())]
   edges = sorted({0, len(ids), *edges})
   return [Span(a, b, frozenset({'action'}), cut) for a, b in zip(edges, edges[1:])]
+
+
+sentences.writes = ('role/action',)
 
 
 def tokens(ids: Sequence[int], text: str, offsets: Offsets, *, k: int = 64, cut: bool = True) -> list[Span]:
@@ -93,6 +119,7 @@ def tokens(ids: Sequence[int], text: str, offsets: Offsets, *, k: int = 64, cut:
 
 
 tokens.reads_text = False
+tokens.writes = ('role/action',)
 
 
 def _edges(ids, offsets):

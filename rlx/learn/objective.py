@@ -5,7 +5,7 @@ A track is estimators -> selectors -> average -> losses. Credit and selection ar
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -71,13 +71,17 @@ def wants(tracks: Mapping[str, Track], hypers: Mapping | None = None) -> tuple[t
   return tuple(heads), extra
 
 
-def init(tracks: Mapping[str, Track]) -> dict:
-  """The carry of all tracks: states of stateful estimators and selectors, and of losses; arrays, so that nothing is traced twice."""
+def memory(bounds: Sequence) -> list:
+  """The first states of bound methods, () for those without one; arrays, so that nothing is traced twice."""
   runtime = dict(step=jnp.int32(0), key=jax.random.key(0), models={}, adv=None)
   array = lambda x: jnp.asarray(x, jnp.asarray(x).dtype)      # a Python number has a weak type, what comes back has not
-  state = lambda b: jax.tree.map(array, b.call(**runtime).init()) if not b.places else ()
-  return {name: dict(estimator=[state(b) for b in t.estimator], selector=[state(b) for b in t.selector],
-                     loss=[state(b) for b, _ in t.loss]) for name, t in tracks.items()}
+  return [jax.tree.map(array, b.call(**runtime).init()) if not b.places else () for b in bounds]
+
+
+def init(tracks: Mapping[str, Track]) -> dict:
+  """The carry of all tracks: states of stateful estimators and selectors, and of losses."""
+  return {name: dict(estimator=memory(t.estimator), selector=memory(t.selector), loss=memory([b for b, _ in t.loss]))
+          for name, t in tracks.items()}
 
 
 def apply(bound, hyper, state, *args, **runtime):

@@ -16,7 +16,7 @@ from rlx.types import Batch, Model
 
 class Functions(NamedTuple):
   """What a phase runs on the device."""
-  transform: Callable          # (params, batch, hypers, step, key) -> batch; here and below key is the run's, folded with the step inside
+  transform: Callable          # (params, memory, batch, hypers, step, key) -> (batch, memory); here and below key is the run's, folded with the step inside
   assess: Mapping[str, Callable]    # learner -> (params, carry, batch, hypers, step, key) -> (batch, credits, carry, alive [R], shown)
   update: Mapping[str, Callable]    # learner, bucket -> state.update
   mesh: jax.sharding.Mesh
@@ -39,11 +39,12 @@ def make(learners: Sequence, transforms: Sequence, models: Mapping[str, Model], 
   held = {(b.rows, b.width): b.actions for b in buckets}
   filled = lambda params: {n: m._replace(params=params[n]) for n, m in models.items()}
 
-  def transform(params, batch, hypers, step, key):
-    key, actions = jax.random.fold_in(key, step), held.get(batch.tokens.ids.shape)
+  def transform(params, memory, batch, hypers, step, key):
+    key, actions, memory = jax.random.fold_in(key, step), held.get(batch.tokens.ids.shape), list(memory)
     for i, (bound, hyper) in enumerate(zip(transforms, hypers, strict=True)):
-      batch = bound.call(batch, floats=hyper, models=filled(params), step=step, key=jax.random.fold_in(key, i), actions=actions)
-    return batch
+      memory[i], batch = objective.apply(bound, hyper, memory[i], batch, models=filled(params), step=step, key=jax.random.fold_in(key, i),
+                                         actions=actions)
+    return batch, memory
 
   def assess(learner):
     def run(params, carry, batch, hypers, step, key):

@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from rlx.show import metrics, plots
+from rlx.show import drawing, metrics, plots
 
 LIMIT = 2_000_000         # bytes of the page
 TEXTS = 4000, 1000, 200   # characters shown of one text: the first with which a prompt takes at most an eighth of the page
@@ -25,6 +25,7 @@ THUMBS = (                # title, pattern
     ('accuracy', 'eval/*/accuracy'), ('success', 'success'), ('reward', 'reward/*'), ('explored', 'explored'),
     ('zero variance', 'zero_variance'), ('entropy', 'entropy'), ('KL', 'kl'), ('clip share', 'clip_share'),
     ('gradient norm', 'grad_norm'), ('loss', 'loss/*'), ('padding', 'padding'), ('seconds by stage', 'seconds/*'))
+BOXES = 200               # a prompt of more steps is not drawn
 MARKS = {0: '', 1: '', 2: 'cut off', 3: 'failed'}
 VERDICTS = {'right': '\u2713 right', 'wrong': '\u2717 wrong', 'left': '\u2013 abandoned'}
 
@@ -128,6 +129,27 @@ def tint(x: float | None) -> str:
   return f'background: color-mix(in srgb, var(--{color}) {strength:.0f}%, transparent)'
 
 
+def tree(group: Mapping[str, Any], found: Sequence[Mapping[str, Any]], room: int) -> str:
+  """SVG of a prompt whose episodes share steps: a box a step, coloured by the advantage of the first track (full at 2, as `tint`).
+
+  '' where nothing is shared, and for more than `BOXES` steps or `room` characters.
+  """
+  parent = group['parent']
+  inner = [p for p in parent if p >= 0]
+  if len(set(inner)) == len(inner) or len(parent) > BOXES:
+    return ''
+  mark = {e['steps'][-1]: ' ' + VERDICTS[e['verdict']][0] for e in found}
+  kept = {i for e in found if e['verdict'] != 'left' and e['end'] < 3 for i in e['steps']}
+  steps = []
+  for i, (p, s) in enumerate(zip(parent, group['steps'], strict=True)):
+    a = next(iter(s['advantage'].values()), None)
+    fill = '#ffffff' if a is None else drawing.color(a, 2.)
+    steps.append(drawing.Step(p, 0, f'{i}{mark.get(i, "")}', drawing.signed(a) if a else '', fill, pale=i not in kept))
+  shapes, right, bottom = drawing.trees(steps, x=4., y=4.)
+  svg = drawing.svg(shapes, right + 4, bottom + 4, 'the tree of steps', inline=True)
+  return svg if len(svg) <= room else ''
+
+
 def short(text: str, most: int) -> str:
   """At most `most` characters, and how many are missing."""
   return text if len(text) <= most else f'{text[:most]} \N{HORIZONTAL ELLIPSIS} {len(text) - most:,} characters more'
@@ -166,7 +188,7 @@ summary { cursor: pointer; padding: 3px 0 } details details { margin-left: 10px 
 pre { margin: 3px 0; padding: 5px 8px; border-radius: 5px; white-space: pre-wrap; overflow-wrap: anywhere;
   max-height: 340px; overflow: auto; font: 12px/1.45 ui-monospace, monospace; unicode-bidi: isolate }
 .obs { background: var(--box); color: var(--dim) } .act { border: 1px solid var(--line) }
-.meta { font-size: 12px }
+.meta { font-size: 12px } .tree { overflow-x: auto; margin: 0 0 6px }
 .chip { border-radius: 4px; padding: 0 5px; margin-right: 4px; color: var(--fg); border: 1px solid var(--line); white-space: nowrap }
 .mark { color: var(--bad); font-weight: 600 }
 body:has(#f-right:checked) :is(.episode:not(.right), .group:not(:has(.right))),
@@ -199,6 +221,7 @@ HEAD = """<!doctype html>
 
 GROUP = """<section class="group"><p class="prompt">{{ short(g.steps[0].obs if g.steps else '', most) }}</p>
 <p class="meta">{{ g.prompt }}{% if g.task is not none %} &middot; {{ short(g.task | string, most) }}{% endif %}</p>
+{%- if tree %}<div class="tree">{{ tree | safe }}</div>{% endif %}
 {%- for e in episodes %}
 <details class="episode {{ e.verdict }}{{ ' marked' if e.end != 1 }}"><summary>
 <b class="{{ e.verdict }}">{{ verdicts[e.verdict] }}</b>
@@ -267,9 +290,9 @@ def _section(template, group, room):
   """(html, right episodes, episodes) of one prompt."""
   found = episodes(group)
   shared = collections.Counter(i for e in found for i in e['steps'])
-  verdicts = [e['verdict'] for e in found]
+  verdicts, drawn = [e['verdict'] for e in found], tree(group, found, room // 4)
   for most in TEXTS:
-    html = template.render(g=group, episodes=found, shared=shared, most=most)
+    html = template.render(g=group, episodes=found, shared=shared, tree=drawn, most=most)
     if len(html) <= room:
       break
   return html, verdicts.count('right'), len(found) - verdicts.count('left')

@@ -43,11 +43,11 @@ class Cell(NamedTuple):
 
 # ---- config ----------------------------------------------------------------------------------------------------------
 
-def load(path: str | os.PathLike) -> dict[str, Any]:
-  """The table that a file's `get_config()` returns, checked.
+def read(path: str | os.PathLike) -> dict[str, Any]:
+  """What a file's `get_config()` returns, unchecked.
 
   Raises:
-    ValueError: no such file, no get_config, an unknown or missing key, two rows of one name; one sentence says which.
+    ValueError: no such file, no get_config.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -58,7 +58,16 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
   if not hasattr(module, 'get_config'):
     raise ValueError(f"'{path}' has no get_config(): define one that returns {', '.join(KEYS)}")
   config = module.get_config()
-  table = {k: config[k] for k in config}
+  return {k: config[k] for k in config}
+
+
+def load(path: str | os.PathLike) -> dict[str, Any]:
+  """The table of runs that a file holds, checked.
+
+  Raises:
+    ValueError: as `read`; an unknown or missing key, two rows of one name; one sentence says which.
+  """
+  table = read(path)
   _check_keys(table, KEYS, KEYS, f"'{path}'")
   for row in table['rows']:
     _check_keys(row, ROW_KEYS, ROW_KEYS[:2], f"a row of '{path}'")
@@ -237,6 +246,9 @@ def main(args: Sequence[str] | None = None, *, command: Sequence[str] = TRAIN):
     raise SystemExit(143)
   before = signal.signal(signal.SIGTERM, stop)
   try:
+    if 'tasks' in (matrix := read(flags.config)):
+      from rlx.show import probe_matrix      # it needs all of the credit code
+      return probe_matrix.main(matrix, flags.config, workdir)
     table = load(flags.config)
     cells = run(table, workdir, command=command, say=lambda text: print(text, flush=True))
   except (ValueError, OSError) as e:

@@ -1,7 +1,10 @@
 """A run so small that a test can afford it: a one-turn arithmetic game in the file itself, from scratch."""
 
+import dataclasses
 import random
 from typing import NamedTuple
+
+import jax.numpy as jnp
 
 from configs import base
 from rlx.types import Obs, Stateful, Step, Task
@@ -55,6 +58,14 @@ def novel() -> Stateful:
 
 
 novel.writes = ('reward/novel',)
+
+
+def counted() -> Stateful:
+  """A transform with a memory: how many batches there were before, as a stream."""
+  def update(seen, batch):
+    stream = dict(batch.tokens.stream, seen=jnp.full(batch.tokens.logp.shape, seen))
+    return seen + 1., dataclasses.replace(batch, tokens=dataclasses.replace(batch.tokens, stream=stream))
+  return Stateful(lambda: jnp.float32(0), update)
 
 
 def get_config():

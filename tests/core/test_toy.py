@@ -80,6 +80,14 @@ def test_show_takes_tokens_and_advantages(capsys):
     toy.show(b, by_token, by_token)
 
 
+def test_what_show_returns_is_the_text_and_draws_itself(capsys):
+  b = toy.batch(**EXAMPLE)
+  text = toy.show(b, b.nodes.reward['task'], names=('V',))
+  capsys.readouterr()
+  assert isinstance(text, str) and repr(text) == repr(str(text)) and text.startswith('step ')
+  assert text._repr_svg_() == toy.draw(b, b.nodes.reward['task'], names=('V',)) and text._repr_svg_().startswith('<svg ')
+
+
 def test_the_notebook_example(capsys):
   """The six lines of the design: V(step) - V(step before)."""
   batch = toy.batch(**EXAMPLE)

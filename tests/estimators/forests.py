@@ -25,9 +25,9 @@ class Forest(NamedTuple):
   judged: dict   # channel -> list of bools
   state: list    # the observation's text
 
-  def batch(self, toy, **columns):
+  def batch(self, toy, label={}, **columns):
     """The same forest as an rlx batch, made by `toy.batch`."""
-    return toy.batch(self.parent, group=self.group, end=self.end, judged=self.judged, label=dict(state=self.state),
+    return toy.batch(self.parent, group=self.group, end=self.end, judged=self.judged, label=dict(state=self.state) | label,
                      **columns, **self.reward)
 
 

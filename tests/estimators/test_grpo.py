@@ -11,7 +11,7 @@ from rlx import toy
 from rlx.estimators.grpo import grpo
 
 
-def twin(f, *, channel='task', std=True, ddof=1, eps=1e-6, clip=None, singleton='zero'):
+def twin(f, *, channel='task', std=True, ddof=1, eps=1e-6, clip=None, singleton='zero', vectorised=False):
   advantages = []
   for found in forests.episodes(f, channel).values():
     mean = sum(r for _, r in found) / len(found)
@@ -20,7 +20,8 @@ def twin(f, *, channel='task', std=True, ddof=1, eps=1e-6, clip=None, singleton=
       if len(found) == 1:
         a = 0. if singleton == 'zero' else r
       else:
-        a = (r - mean) / (math.sqrt(square / (len(found) - ddof)) + eps if std else 1.)
+        variance = square / (len(found) - ddof)
+        a = (r - mean) / (math.sqrt(max(variance, 1e-6) if vectorised else variance) + eps if std else 1.)
       if clip is not None:
         a = max(-clip, min(clip, a))
       advantages.append((steps, a))
@@ -30,6 +31,7 @@ def twin(f, *, channel='task', std=True, ddof=1, eps=1e-6, clip=None, singleton=
 @functools.cache
 def forest(make, seed):
   f = getattr(forests, make)(seed)
+  f.reward['near'] = [r / 1024 for r in f.reward['task']]   # deviations below 1e-3
   return f, f.batch(toy)
 
 
@@ -69,10 +71,23 @@ def test_singleton():
   np.testing.assert_allclose(forests.run(grpo, batch, singleton='raw'), [.75, .75], rtol=1e-5)   # verl: mean 0, std 1
 
 
+@pytest.mark.parametrize('ddof, plain', [(1, .706108), (0, .998004)])
+def test_vectorised_form_of_verl(ddof, plain):
+  # volcengine/verl compute_grpo_vectorized_outcome_advantage: sqrt(max(var, 1e-6)) + eps, a deviation of 1e-3 at least; R = .001 0
+  # has variance 5e-7 (2.5e-7 with ddof 0): .0005 / (.001 + 1e-6) instead of .0005 / (.00070711 + 1e-6)
+  batch = toy.batch([-1] * 6, group=[0, 0, 1, 1, 2, 2], task=[.001, 0, 1, 0, .3, .3])
+  for vectorised, close in ((True, .499500), (False, plain)):
+    far = .5 / (math.sqrt(.5 / (2 - ddof)) + 1e-6)     # above the floor nothing changes, and equal returns give exactly 0
+    got = forests.run(grpo, batch, ddof=ddof, vectorised=vectorised)
+    np.testing.assert_allclose(got, [close, -close, far, -far, 0, 0], atol=2e-6)
+  np.testing.assert_allclose(forests.run(grpo, batch, std=False, vectorised=True), [.0005, -.0005, .5, -.5, 0, 0], atol=1e-7)
+
+
 @pytest.mark.parametrize('make, seed', [('chains', 0), ('chains', 1), ('trees', 2), ('trees', 3)])
 @pytest.mark.parametrize('mode', [
     dict(), dict(ddof=0), dict(std=False), dict(clip=.5), dict(singleton='raw'),
-    dict(std=False, singleton='raw', clip=.75), dict(channel='format', ddof=0), dict(eps=.25)], ids=str)
+    dict(std=False, singleton='raw', clip=.75), dict(channel='format', ddof=0), dict(eps=.25),
+    dict(vectorised=True), dict(vectorised=True, ddof=0, channel='near')], ids=str)
 def test_twin(make, seed, mode):
   f, batch = forest(make, seed)
   np.testing.assert_allclose(forests.run(grpo, batch, **mode), twin(f, **mode), rtol=1e-5, atol=2e-6)

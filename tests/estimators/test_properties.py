@@ -18,7 +18,7 @@ def pytest_generate_tests(metafunc):
         config.resolve('estimator', name)
       except config.ConfigError as e:
         raise pytest.UsageError(str(e)) from e
-    metafunc.parametrize('method', [pytest.param(m, marks=pytest.mark.xdist_group(m)) for m in methods])
+    metafunc.parametrize('method', methods)
 
 
 @pytest.mark.parametrize('check', testing.PROPERTIES, ids=lambda f: f.__name__)

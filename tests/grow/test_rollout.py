@@ -20,7 +20,7 @@ from rlx.explorers.flat import flat
 from rlx.grow import engine as engines
 from rlx.grow import forest, rollout
 from rlx.learn import rows
-from rlx.types import Expand, Explorer, Obs, Probe, Score, Step
+from rlx.types import Cut, Expand, Explorer, Obs, Probe, Score, Step
 from tests.grow import game
 from tests.grow.game import Game, grow, scripted
 
@@ -359,10 +359,17 @@ def test_a_score_stands_at_the_next_call_and_all_of_them_together():
     ([Expand(at=1)], 'the prompt is no action: no branch at 1'),
     ([Expand(limit=0)], 'grow for 0 steps; limit is at least 1'),
     ([Expand(sampling=dict(temprature=1.))], "sets 'temprature' for sampling; there are .*temperature"),
-    (['grow'], "returns Expand and Score, not 'grow'")])
+    (['grow'], "returns Expand, Score and Cut, not 'grow'")])
 def test_a_wish_that_cannot_be_is_an_error(wishes, message):
   with pytest.raises(ValueError, match=message):
     grow(game.engine(NEVER), n=1, explorer=scripted([Expand()], wishes), scorers=dict(known=lambda pool, asked: [0.] * len(asked)))
+
+
+@pytest.mark.parametrize('begin, nodes', [([Expand(limit=1), Expand()], [0]), ([Expand(limit=1), Expand()], [1]),
+                                          ([Expand(limit=1), Expand(limit=1)], [0, 0])])
+def test_paths_are_cut_off_once_and_when_nothing_grows(begin, nodes):
+  with pytest.raises(ValueError, match='cuts paths off while others of the prompt still grow, or one twice'):
+    grow(game.engine(NEVER), n=1, explorer=scripted(begin, [Cut(nodes)]))
 
 
 def test_growing_nothing_is_a_finished_prompt():

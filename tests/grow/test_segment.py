@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from rlx import config
 from rlx.grow import segment
 from rlx.types import Span
 
@@ -119,3 +120,19 @@ def test_tokens():
 def test_text_without_characters_is_refused():
   with pytest.raises(ValueError, match='2 ids, 0 offsets'):
     segment.tags([1, 2], '<a>', [], names=('a',))
+
+
+def test_words_have_a_role():
+  text = 'Wait, await: I check. However CHECKED'
+  ids, offsets = list(range(len(text))), [(i, i + 1) for i in range(len(text))]
+  whole, *found = segment.words(ids, text, offsets)
+  assert whole == Span(0, len(text), frozenset({'action'})) and [text[s.start:s.stop] for s in found] == ['Wait', 'check', 'However']
+  assert all(s.roles == {'trigger'} and not s.cut for s in found)
+  assert segment.words(ids, text, offsets, of=()) == [whole]
+
+
+@pytest.mark.parametrize('spec, writes', [
+    ('turns', ('role/action',)), (dict(name='tags', names=('plan', 'act')), ('role/plan', 'role/act')), ('tags', ('role/think', 'role/answer')),
+    ('sentences', ('role/action',)), (dict(name='words', role='hint'), ('role/hint', 'role/action'))])
+def test_a_segmenter_says_its_roles(spec, writes):
+  assert config.build('segment', spec).writes == writes

@@ -288,5 +288,5 @@ def test_tools_of_a_config_keep_the_order_of_their_keys():
   bound = config.build('context', c.context)
   text = own.decode(toks.render(bound.call([Turn('q')], Task('t')), [], own))
   assert json.dumps(tools[0]) in text
-  stored = session.tuples(json.loads(json.dumps(config.plain(c))))['context']['tools']
+  stored = config.revived(json.loads(json.dumps(config.plain(c))))['context']['tools']
   assert own.decode(toks.render(chat([Turn('q')], Task('t'), tools=stored), [], own)) == text

@@ -10,7 +10,6 @@ from rlx.learn import objective, pack, rows, state
 from rlx.learn import step as steps
 from rlx.models.transformer import transformer
 from rlx.types import Loss, Model
-from tests.policies import quick_compiling  # noqa: F401
 from tests.trees import group, step
 
 RULES = (('embed/.*', ('tensor', 'fsdp')), ('.*/(q|k|v|gate|up)/kernel', ('fsdp', 'tensor')), ('.*/(o|down)/kernel', ('tensor', 'fsdp')))

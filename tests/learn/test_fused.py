@@ -16,7 +16,7 @@ from rlx.learn import mesh as meshes
 from rlx.learn import objective
 from rlx.learn import state as states
 from rlx.types import Loss
-from tests.policies import bag, quick_compiling  # noqa: F401
+from tests.policies import bag
 
 POLICY, KEY = bag(), jax.random.key(0)
 PARAMS = POLICY.init(jax.random.key(1))

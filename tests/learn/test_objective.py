@@ -11,7 +11,6 @@ import pytest
 from rlx import assemble, masked, toy, tree
 from rlx.learn import objective
 from rlx.types import Advantages, Batch, Loss, Out, Stateful
-from tests.policies import quick_compiling  # noqa: F401
 
 sg = jax.lax.stop_gradient
 KEY = jax.random.key(0)

@@ -14,7 +14,7 @@ from rlx.learn import step as steps
 from rlx.models.transformer import transformer
 from rlx.types import Model
 from tests.learn.test_devices import BUCKET, stored
-from tests.policies import bag, quick_compiling  # noqa: F401
+from tests.policies import bag
 
 SIZES = dict(vocab=48, layers=2, dim=16, heads=2, ff=32)
 RULES = (('embed/.*', ('tensor', 'fsdp')), ('.*/(q|k|v|gate|up)/kernel', ('fsdp', 'tensor')), ('.*/lora_a', (None, 'fsdp', None)),

@@ -14,7 +14,7 @@ from rlx.learn import objective
 from rlx.learn import state as states
 from rlx.learn.forward import forward
 from rlx.types import Loss, Out
-from tests.policies import bag, quick_compiling  # noqa: F401
+from tests.policies import bag
 
 POLICY, KEY, T = bag(), jax.random.key(0), .8
 PARAMS = POLICY.init(jax.random.key(1))

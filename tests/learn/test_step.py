@@ -9,10 +9,10 @@ import pytest
 
 from rlx import assemble, config, tree
 from rlx.learn import mesh as meshes
-from rlx.learn import pack, rows, state
+from rlx.learn import objective, pack, rows, state
 from rlx.learn import step as steps
 from rlx.types import Loss, Model, Stateful
-from tests.policies import bag, quick_compiling  # noqa: F401
+from tests.policies import bag
 from tests.trees import group, step
 
 POLICY = bag()
@@ -166,7 +166,7 @@ def test_a_transform_is_told_what_the_shape_of_a_batch_holds():
   models, mesh = {'policy': Model(POLICY, POLICY.init(jax.random.key(0)), None)}, meshes.create(devices=jax.devices()[:1])
   fns = steps.make((one,), config.chain('transform', (listening,)), models, mesh, buckets, temperature=1.)
   for bucket in buckets:
-    fns.transform(dict(policy=models['policy'].params), packed(prompts(1), bucket).batch, [{}], 0, jax.random.key(0))
+    fns.transform(dict(policy=models['policy'].params), [()], packed(prompts(1), bucket).batch, [{}], 0, jax.random.key(0))
   assert told == [8, None]
 
 
@@ -246,12 +246,29 @@ def test_transforms_run_in_order_with_what_they_ask_for():
   bound = config.chain('transform', (dict(name=first, scale=dict(schedule='linear', start=2., end=4., steps=2)), second, second))
   def run(step):
     hypers = [b.floats(step) for b in bound]
-    return fns.transform({'policy': models['policy'].params}, batch, hypers, jnp.int32(step), jax.random.key(0)).tokens.stream
+    return fns.transform({'policy': models['policy'].params}, [(), (), ()], batch, hypers, jnp.int32(step), jax.random.key(0))[0].tokens.stream
   for step, want in ((1, 3.), (2, 8.)):
     got = run(step)
     assert float(got['a'][0, 0]) == want and float(got['b'][0, 0]) == want + .5
     assert not np.array_equal(got['c'], got['d']), 'each has a key of its own'
   assert fns.transform._cache_size() == 1 and made(one)[0].transform is None
+
+
+def test_a_transform_with_a_memory():
+  """The number of batches it has seen, in a stream; without one the memory is empty."""
+  def counts(*, start: float = 0.) -> Stateful:
+    def update(seen, batch):
+      stream = dict(batch.tokens.stream, seen=jnp.full(batch.tokens.ids.shape, seen))
+      return seen + 1., dataclasses.replace(batch, tokens=dataclasses.replace(batch.tokens, stream=stream))
+    return Stateful(lambda: start, update)
+  one = learner()
+  fns, models = made(one, (dict(name=counts, start=3.),))
+  bound, batch = config.chain('transform', (dict(name=counts, start=3.),)), packed(prompts(1), BUCKETS[0]).batch
+  memory = objective.memory(bound)
+  for want in (3., 4., 5.):
+    batch, memory = fns.transform({'policy': models['policy'].params}, memory, batch, [bound[0].floats()], jnp.int32(0), jax.random.key(0))
+    assert float(batch.tokens.stream['seen'][0, 0]) == want
+  assert fns.transform._cache_size() <= 2 and objective.memory(config.chain('transform', ('score',))) == [()]
 
 
 def test_prompts_of_a_minibatch():

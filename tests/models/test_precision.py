@@ -17,7 +17,6 @@ from rlx.learn.partition import combine, partition
 from rlx.models.transformer import transformer
 from tests.learn.test_state import B, KEY, ROWS
 from tests.models.test_lora import tokens
-from tests.policies import quick_compiling  # noqa: F401
 
 SIZES = dict(vocab=64, layers=2, dim=32, heads=5, head_dim=8, ff=56, dtype='bfloat16')
 WAYS = dict(all={}, adapters=dict(lora=dict(rank=3)))

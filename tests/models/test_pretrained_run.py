@@ -11,7 +11,6 @@ from rlx.learn import mesh as meshes
 from rlx.models import pretrained as models
 from rlx.models import tensors
 from tests.models.pretrained_runs import folder, own_tokenizers, run_of  # noqa: F401 (fixtures)
-from tests.policies import quick_compiling  # noqa: F401
 
 
 def test_a_run_is_trained_resumed_opened_continued_and_exported(folder, tmp_path):

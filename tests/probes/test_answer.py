@@ -110,6 +110,21 @@ def test_samples_by_hand():
   assert [n.ids for n in plain.nodes] == [n.ids for n in g.nodes], 'probes change nothing that is grown'
 
 
+def test_a_reduction_may_be_a_function():
+  """Of the log-probabilities and, of samples, the entropies: each call is reduced by itself, then the mean over samples is taken."""
+  heard = []
+  def confidence(logp, entropy):
+    heard.append((np.asarray(logp), entropy))
+    return float(np.exp(-np.mean(entropy)))
+  g, = grow(game.engine(NEVER), n=1, env=LONG, probes=(
+      ask(name='c', suffix='<', samples=3, limit=4, reduce=confidence), ask(reduce=lambda logp, entropy: float(np.exp(logp).mean()))))
+  assert len(heard) == 3 and all(len(l) == len(h) == 4 for l, h in heard)
+  assert abs(g.prompt['c'] - np.mean([np.exp(-h.mean()) for _, h in heard])) < 1e-6
+  assert abs(g.prompt['p'] - np.exp(by_hand(g.nodes[0].context, ' 0.')).mean()) < 1e-4
+  with pytest.raises(ValueError, match="'p' gave inf"):
+    grow(n=1, probes=(ask(reduce=lambda logp, entropy: np.inf),))
+
+
 def test_what_is_scored_begins_at_a_character():
   """'d' of ' <cd': alone it is another id than in 'cd', so the text is encoded in two parts."""
   g, = grow(game.engine(NEVER), n=1, env=LONG, probes=(ask(suffix=' <cd', score_from=3), ask(name='nothing', suffix='cd', score_from=2)))
@@ -117,12 +132,15 @@ def test_what_is_scored_begins_at_a_character():
   assert g.prompt['nothing'] == 0, 'of nothing one is certain'
 
 
-def test_a_probe_that_does_not_fit_has_no_value_and_is_counted():
+def test_a_probe_that_does_not_fit_has_gained_nothing_and_is_counted():
   """Slots of 40: behind steps 0, 1 and 2 stand 20, 31 and 39 ids (2 has ended), so 10 more fit twice and 5 ids behind 39 never."""
   probes = (lambda view: [Probe(node=i, name='p', suffix='<' * 10) for i in (0, 1)] + [Probe(node=2, name='p', suffix='<' * 5)],)
   g, = grow(game.engine(NEVER, width=40), n=1, env=Game(turns=6, words=LONG.words), explorer=flat(width=1), probes=probes)
-  assert [n.end for n in g.nodes] == [0, 0, 2] and [len(n.value) for n in g.nodes] == [1, 0, 0]
+  assert [n.end for n in g.nodes] == [0, 0, 2] and len({n.value['p'] for n in g.nodes}) == 1 and g.nodes[0].value['p'] < 0
   assert g.metrics == {'full': 1., 'probes_full': 2.}
+  alone, = grow(game.engine(NEVER, width=40), n=1, env=Game(turns=6, words=LONG.words), explorer=flat(width=1),
+                probes=(lambda view: [Probe(node=1, name='p', suffix='<' * 10), Probe(node=-1, name='q', suffix='<')],))
+  assert [n.value for n in alone.nodes] == [{}, {}, {}] and set(alone.prompt) == {'q'}, 'nothing stands before it'
 
 
 @pytest.mark.parametrize('probe, message', [

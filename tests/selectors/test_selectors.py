@@ -7,7 +7,9 @@ import pytest
 
 from rlx import average, testing, toy
 from rlx.selectors.credited import credited
+from rlx.selectors.finished import finished
 from rlx.selectors.informative import informative
+from rlx.selectors.judged import judged
 from rlx.selectors.where import where
 
 
@@ -59,8 +61,22 @@ def test_credited_keeps_what_an_ended_episode_runs_through():
   assert steps(b, credited(b, b.tokens.mask)) == [0, 1, 4]
 
 
-@pytest.mark.parametrize('select', [where, lambda b, k: where(b, k, label='select', role='plan'), informative, credited],
-                         ids=['all', 'where', 'informative', 'credited'])
+def test_finished_keeps_what_an_episode_with_end_1_runs_through():
+  b = toy.batch(parent=[-1, 0, 0, 2, -1, -1, -1], end=[0, 1, 2, 0, 2, 3, 1], task=0)
+  assert steps(b, finished(b, b.tokens.mask)) == [0, 1, 6]
+
+
+def test_judged_keeps_episodes_with_a_verdict():
+  """Step 0 is shared by a judged (1) and an unjudged episode (2); 3 has no verdict on its first step, so 4 has none either; 5 failed."""
+  b = toy.batch(parent=[-1, 0, 0, -1, 3, -1], task=[0, 1, 0, 0, 1, 1], judged=dict(task=[1, 1, 0, 0, 1, 1]), end=[0, 1, 1, 0, 1, 3])
+  assert steps(b, judged(b, b.tokens.mask)) == [0, 1]
+  assert steps(b, judged(b, b.tokens.mask & (b.tokens.node > 0))) == [1]
+  plain = toy.batch(parent=[-1, -1], task=[0, 1])
+  assert (judged(plain, plain.tokens.mask) == plain.tokens.mask).all(), 'a channel whose verdicts are never missing'
+
+
+@pytest.mark.parametrize('select', [where, lambda b, k: where(b, k, label='select', role='plan'), informative, credited, judged, finished],
+                         ids=['all', 'where', 'informative', 'credited', 'judged', 'finished'])
 def test_selectors_only_ever_drop(select):
   b = testing.batch()
   keep = jax.jit(select)(b, b.tokens.mask)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels.linear_logp.bench import Head
+from rlx import testing
 from rlx.bench import command, decode, table
 from rlx.bench import credit as credits
 from rlx.bench import head as heads
@@ -16,7 +17,7 @@ from rlx.bench import head as heads
 @pytest.fixture(scope='module')
 def credit(tmp_path_factory):
   path = tmp_path_factory.mktemp('bench') / 'credit.json'
-  return command.main(['credit', '--sizes', '800', '--repeats', '2', '--json', str(path)]), json.loads(path.read_text())
+  return command.main(['credit', '--sizes', '800', '--repeats', '2', '--methods', 'none', '--json', str(path)]), json.loads(path.read_text())
 
 
 def test_credit(credit):
@@ -29,6 +30,51 @@ def test_credit(credit):
     assert found[f'{name}, run'] > 0 and found[f'{name}, compile'] > 0
   assert found['labels / plain numpy'] == pytest.approx(found['labels'] / found['labels, plain numpy'])
   assert stored['machine']['cores'] > 0 and stored['machine']['jax'] == jax.__version__
+
+
+def broken(batch):
+  raise ValueError('no such column\nas this one')
+
+
+def test_every_method_in_one_table(tmp_path, monkeypatch, capsys):
+  """Estimators of both kinds, a modulator, and one that cannot run, at every size; sorted, and why."""
+  names, resolve = ['grpo', 'permuted', 'broken', 'gae'], credits.config.resolve
+  monkeypatch.setattr(credits.config, 'names', lambda kind: names)
+  monkeypatch.setattr(credits.config, 'resolve', lambda kind, name: globals().get(name) or resolve(kind, name))
+  lines = command.main(['credit', '--sizes', '400', '800', '--repeats', '1', '--json', str(tmp_path / 'x.json')])
+  found = {(x.name, x.size): x for x in lines if x.name.startswith('method ')}
+  assert len(found) == 16 and found['method gae, run', 800].value > 0 and found['method broken, run', 400].value is None
+  assert json.loads((tmp_path / 'x.json').read_text())['lines'][-1]['name'] == 'method gae, run'
+  first, second, why = capsys.readouterr().out.split('\n\n')
+  assert 'gigpo, run' in first and 'method' not in first
+  head, *rows = [row.split() for row in second.splitlines()]
+  assert head == 'ms compile 400 run 400 compile 800 run 800 above 15 ms'.split()
+  assert sorted(r[0] for r in rows) == sorted(names) and rows[-1] == ['broken'] + ['n/a'] * 4
+  assert [float(r[4]) for r in rows[:3]] == sorted(float(r[4]) for r in rows[:3])
+  assert why.splitlines() == ['n/a:', 'broken, 400 steps: ValueError: no such column', 'broken, 800 steps: ValueError: no such column']
+
+
+def test_a_method_that_wants_too_much_memory_is_not_run(monkeypatch):
+  monkeypatch.setattr(credits, 'MEMORY', -1)
+  built, run = credits.method('grpo', credits.every_column(400), 1)
+  assert built.value > 0 and run.value is None and run.note == 'it wants 0 GB of memory' and run.verdict == ''
+
+
+def test_the_mark_of_a_slow_method():
+  line = lambda name, size, ms: [table.Line(f'method {name}, compile', size, 9., 'ms'), table.Line(f'method {name}, run', size, ms, 'ms', 15. * size / 6400)]
+  shown = credits.text([*line('slow', 6400, 14.), *line('slow', 64000, 151.), *line('fast', 6400, 3.), *line('fast', 64000, 150.)])
+  assert [r.split() for r in shown.splitlines()[1:]] == [['fast', '9', '3', '9', '150'], ['slow', '9', '14', '9', '151', 'above']]
+
+
+def test_every_column_is_there():
+  b, want = credits.every_column(800), testing.batch()
+  for table_, other in ((b.nodes, want.nodes), (b.tokens, want.tokens)):
+    for field in ('reward', 'judged', 'label', 'value', 'role', 'stream'):
+      assert {k: x.dtype for k, x in getattr(table_, field, {}).items()} == {k: x.dtype for k, x in getattr(other, field, {}).items()}, field
+  assert set(b.prompt) == set(want.prompt) and b.prompt['difficulty'].shape == (2,)
+  assert jax.tree.map(lambda x: x.dtype, b) == jax.tree.map(lambda x: x.dtype, want)
+  on = np.asarray(b.tokens.node)
+  assert on.shape == (16, 100) and on[3, 40] == 3 * 50 + 20 and int(b.nodes.end.sum()) == 16
 
 
 def test_both_programs_find_the_same_steps():

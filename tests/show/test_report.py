@@ -97,6 +97,24 @@ def test_page_shows_each_step(tmp_path):
   assert 'advantage main \N{MINUS SIGN}1' in flat and 'advantage late -' in flat and 'logp \N{MINUS SIGN}0.25, entropy -' in flat
 
 
+def test_a_forked_prompt_is_drawn(tmp_path):
+  """Shared steps stand once; a prompt of chains has no drawing, and one that is too large has none either."""
+  adv = [.5, -2., 2., 0., None, .5]
+  g = line(0, [-1, 0, 1, 1, 0, 4], [0, 0, 1, 3, 0, 0], [step(reward={'task': float(i == 2)}, advantage={'main': a}) for i, a in enumerate(adv)])
+  page = Page(report.page(folder(tmp_path, [g])))
+  svg, = (a for t, a in page.tags if t == 'svg')
+  boxes = [a for t, a in page.tags if t == 'rect' and a.get('rx') == '3' and a['width'] != '6']
+  assert svg['aria-label'] == 'the tree of steps' and 'xmlns' not in svg
+  assert [a['fill'] for a in boxes] == ['#d5ecfa', '#e69f00', '#56b4e9', '#ffffff', '#ffffff', '#d5ecfa']
+  drawn = page.text.split('q', 1)[1].split('right')[0]
+  assert [t for t in drawn.split() if t[0] not in '+\N{MINUS SIGN}'][:9] == ['0', '1', '2', '\u2713', '3', '\u2717', '4', '5', '\u2013']
+  assert Page(report.page(folder(tmp_path, [line(parent=[-1, 0, -1, 2], end=[0, 1, 0, 1])]))).classes('tree') == []
+  many = line(parent=[-1] + [0] * 300, end=[0] + [1] * 300)
+  assert Page(report.page(folder(tmp_path, [many]))).classes('tree') == []
+  forked = [line(i, [-1, 0, 0], [0, 1, 1]) for i in range(60)]
+  assert len(report.page(folder(tmp_path, forked), limit=60_000).encode()) <= 60_000
+
+
 def test_hostile_text_stays_text(tmp_path):
   evil = '</pre></style><script>alert(1)</script><img src=x onerror=alert(2)>"\'{{ 7 * 7 }}{% raw %}&lt;\x00\ud800\u202e'
   g = line(0, [-1], [1], [step(evil, evil, reward={evil: 1.}, advantage={evil: 1.}, label={evil: evil}, value={evil: 0.}, by=evil)],

@@ -11,7 +11,7 @@ from rlx import config, toy
 from rlx.learn.forward import forward
 from rlx.transforms.score import score
 from rlx.types import Model
-from tests.policies import bag, quick_compiling  # noqa: F401
+from tests.policies import bag
 
 POLICY = bag(vocab=16)
 MODELS = {name: Model(POLICY, POLICY.init(jax.random.key(seed)), None) for name, seed in (('policy', 0), ('reference', 1))}
