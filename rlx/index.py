@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -20,7 +20,7 @@ HEAD = """<!-- written by `python -m rlx.index`; do not edit -->
 
 `python -m rlx.train --config configs/NAME.py` runs a config, `configs/NAME.py:smoke` two steps of each of its phases. Every key stands in [base.py](base.py).
 A method is named in a config by the name below, by a dotted name from anywhere (`my_lab.mod.fn`), or as the function itself.
-Proof: *golden* agrees with published numbers, *twin* with a hand example and a slow twin written from the paper, *guess* says what the paper leaves open and is ours; the rest has a twin where both stand.
+Modes: the keywords that choose between ways, the default first. Proof: *golden* agrees with published numbers, *twin* with a hand example and a slow twin written from the paper, *guess* says what the paper leaves open and is ours; the rest has a twin where both stand.
 """
 SHOWN = ('env', 'estimator', 'selector', 'loss', 'transform', 'reward', 'probe', 'explorer', 'context', 'curriculum')   # of a config
 TITLES = dict(env='Environments', tx='Optimizers', rows='Rows', curriculum='Curricula', loss='Losses', policy='Policies', segment='Segmenters')
@@ -99,8 +99,24 @@ def method_rows(kind: str, root: str) -> Iterator[str]:
     named = [n for n, (_, used) in configs(root).items() if name in used.get(kind, ()) and n != 'base.py']
     where = 'all' if len(named) > 1 and len(named) == len(configs(root)) - 1 else ', '.join(f'[{n[:-3]}]({n})' for n in named)
     test = test_of(kind, name, root)
-    yield (f'| [`{name}`](../{file}) | {sentence(doc)} | {papers(doc)} | {where} | {f"[{os.path.basename(test)}](../{test})" if test else ""} '
+    yield (f'| [`{name}`](../{file}) | {sentence(doc)} | {papers(doc)} | {cell(modes(fn, doc))} | {where} | {f"[{os.path.basename(test)}](../{test})" if test else ""} '
            f'| {cell(proof(doc) or "")} |')
+
+
+def modes(fn: Callable, doc: str) -> str:
+  """The keywords of a method that choose between ways, the default first: those that are on or off, and names of which `Args` quotes several."""
+  entries = dict(re.findall(r'^  ((?:\w+, )*\w+): (.*(?:\n    .*)*)', doc.partition('Args:\n')[2].partition('\n\n')[0], re.M))
+  said = {name: text for names, text in entries.items() for name in names.split(', ')}
+  found = []
+  for name, p in inspect.signature(fn).parameters.items():
+    if p.kind is not p.KEYWORD_ONLY:
+      continue
+    choices = list(dict.fromkeys(re.findall(r"'([\w.-]+)'", said.get(name, ''))))
+    if isinstance(p.default, bool):
+      found.append(f'`{name}={p.default}`')
+    elif isinstance(p.default, str) and p.default in choices and len(choices) > 1:
+      found.append(f'`{name}`: ' + ' '.join([p.default, *(c for c in choices if c != p.default)]))
+  return '; '.join(found)
 
 
 def proof(doc: str) -> str | None:
@@ -167,8 +183,8 @@ def render(root: str = ROOT) -> str:
               '| table | rows | seeds | columns |', '|---|---|---|---|', *rows]
   for kind in config.KINDS:
     if rows := list(method_rows(kind, root)):
-      lines += [f'\n## {TITLES.get(kind, kind.capitalize() + "s")}\n', '| name | what it is | paper | configs | test | proof |',
-                '|---|---|---|---|---|---|', *rows]
+      lines += [f'\n## {TITLES.get(kind, kind.capitalize() + "s")}\n', '| name | what it is | paper | modes | configs | test | proof |',
+                '|---|---|---|---|---|---|---|', *rows]
   return '\n'.join(lines) + '\n'
 
 

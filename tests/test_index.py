@@ -46,7 +46,7 @@ def test_its_links_lead_somewhere(page):
   links = set(re.findall(r'\]\(([^)]+)\)', page))
   gone = [l for l in links if not l.startswith('https://arxiv.org/abs/') and not os.path.isfile(os.path.join(index.ROOT, 'configs', l))]
   assert not gone
-  assert all(line.count('|') - line.count('\\|') in (5, 7) for line in page.splitlines() if line.startswith('|'))
+  assert all(line.count('|') - line.count('\\|') in (5, 8) for line in page.splitlines() if line.startswith('|'))
 
 
 @pytest.mark.parametrize('kind', PROVEN)
@@ -56,6 +56,25 @@ def test_a_method_says_how_it_is_proven_and_its_test_exists(kind):
     assert said and re.fullmatch(r'(twin|golden)(; guess: \S.*)?|guess: \S.*', said), (
         f"{kind} '{name}': the last line of its docstring must be 'Proof: twin.', 'Proof: golden.', either followed by '; guess: <which part>', or 'Proof: guess: <which part>.'")
     assert index.test_of(kind, name, index.ROOT), f"{kind} '{name}' says '{said}', but no test names it"
+
+
+def test_the_modes_of_a_method():
+  def method(batch, *, channel='task', std=True, mode='b', eps=1e-6):
+    """One.
+
+    Args:
+      batch: any, 'x' or 'y'.
+      channel: as 'other'.
+      std: divide.
+      mode: 'a' for this,
+        'b' or 'c' for that.
+      eps: 'a' or 'b'.
+
+    Returns:
+      mode: 'z'.
+    """
+  assert index.modes(method, inspect.getdoc(method)) == '`std=True`; `mode`: b a c'
+  assert index.modes(method, '') == '`std=True`'
 
 
 def test_a_proof_stands_in_the_last_line():
